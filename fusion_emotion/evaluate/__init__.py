@@ -1,0 +1,1 @@
+"""Checkpoints to numbers, and numbers to a report."""

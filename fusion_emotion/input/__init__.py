@@ -1,0 +1,1 @@
+"""Records to batches: windows, splits over them, and grain pipelines."""

@@ -1,0 +1,1 @@
+"""MFCC, strip CNN, audio LSTM and fusion head: arrays to arrays, no files."""

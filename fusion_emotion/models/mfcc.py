@@ -1,0 +1,77 @@
+"""Mel-frequency cepstral coefficients in JAX, equal to librosa's."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def mfcc(
+    waveform: Float[Array, "*batch samples"],
+    *,
+    sr: int = 16_000,
+    n_mfcc: int = 40,
+    n_fft: int = 1024,
+    hop_length: int = 256,
+    n_mels: int = 80,
+    fmin: float = 80.0,
+    fmax: float = 8000.0,
+    top_db: float = 80.0,
+) -> Float[Array, "*batch time n_mfcc"]:
+    """MFCCs of sound in [-1, 1]; time = 1 + samples // hop_length. The parameters are librosa's, and so are the values.
+
+    Centred frames with zeros beyond the ends, a periodic Hann window, Slaney's mel scale and area normalisation, power
+    in dB clipped `top_db` below each example's maximum, and an orthonormal DCT-II (`librosa.feature.mfcc`, 0.11).
+    """
+    frames = _frames(waveform, n_fft, hop_length) * _hann(n_fft)
+    # |rfft|^2 without the square root that jnp.abs would take.
+    spectrum = jnp.fft.rfft(frames)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    mel = power @ mel_filters(sr, n_fft, n_mels, fmin, fmax).T
+    db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
+    db = jnp.maximum(db, db.max(axis=(-2, -1), keepdims=True) - top_db)
+    return db @ _dct(n_mfcc, n_mels).T
+
+
+def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
+    pad = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
+    padded = jnp.pad(waveform, pad)
+    n_frames = 1 + waveform.shape[-1] // hop_length
+    index = np.arange(n_frames)[:, None] * hop_length + np.arange(n_fft)[None]
+    return padded[..., index]
+
+
+@functools.cache
+def _hann(n_fft: int) -> np.ndarray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+
+
+def _hz_to_mel(hz: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Slaney's scale: linear below 1 kHz, then logarithmic (Auditory Toolbox, 1998)."""
+    linear = np.asarray(hz) * 3 / 200
+    return np.where(linear < 15, linear, 15 + 27 * np.log(np.maximum(linear, 1) / 15) / np.log(6.4))
+
+
+def _mel_to_hz(mel: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27))
+
+
+@functools.cache
+def mel_filters(sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> Float[np.ndarray, "n_mels bins"]:
+    """Triangular filters of unit area on Slaney's mel scale (`librosa.filters.mel`)."""
+    bins_hz = np.fft.rfftfreq(n_fft, 1 / sr)
+    edges_hz = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([fmin, fmax])), n_mels + 2))
+    ramps = edges_hz[:, None] - bins_hz[None]
+    width = np.diff(edges_hz)[:, None]
+    triangles = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
+    return (triangles * 2 / (edges_hz[2:] - edges_hz[:-2])[:, None]).astype(np.float32)
+
+
+@functools.cache
+def _dct(n_mfcc: int, n_mels: int) -> np.ndarray:
+    """The first rows of the orthonormal DCT-II."""
+    k, n = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None]
+    matrix = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
+    matrix[0] /= np.sqrt(2)
+    return matrix.astype(np.float32)

@@ -1,0 +1,164 @@
+"""What `launch.py --mode=...` does: each mode is one function of a config and a workdir."""
+
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from fusion_emotion import corpora
+from fusion_emotion.errors import UserError
+
+if TYPE_CHECKING:
+    from fusion_emotion.train.loop import Setup
+
+CONFIG = "config.json"
+REPORT = "report.html"
+
+# What a workdir's model does not depend on, and so may differ when it is used again.
+_FREE = (("data", "root"), ("prepare", "cache"), ("prepare", "workers"), ("prepare", "insightface_root"))
+
+
+def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Prepare what is not prepared, train, restore the best checkpoint, evaluate it, write the report."""
+    from fusion_emotion.train import loop
+
+    _claim(config, workdir)
+    setup = _set_up(config, workdir)
+    loop.train(setup, workdir)
+    _evaluate(setup, workdir)
+
+
+def evaluate(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Restore the best checkpoint of the workdir, evaluate it, print and write the results and the report."""
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train, the same --workdir)")
+    _evaluate(_set_up(config, workdir), workdir)
+
+
+def report(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Write the report of a workdir that has results."""
+    from fusion_emotion.evaluate.evaluate import RESULTS
+
+    if not (workdir / RESULTS).is_file():
+        raise UserError(f"{workdir} holds no {RESULTS}: evaluate first (--mode=evaluate, the same --workdir)")
+    _report(_set_up(config, workdir), workdir)
+
+
+def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Prepare the corpus of a config and say what became of each clip."""
+    del workdir
+    from fusion_emotion.prepare.run import summary
+
+    folder = prepared(config)
+    counts = summary(folder)
+    share = counts["face_found_share"]
+    print(f"found {counts['found']} = ok {counts['ok']} + quarantined {len(counts['quarantined'])}")
+    if share is not None:
+        print(f"face found in {share:.1%} of the sampled frames")
+    for title in ("quarantined", "lacking"):
+        for clip_id, reason in counts[title].items():
+            print(f"{title}: {clip_id}: {reason}")
+    print(f"records in {folder}")
+
+
+MODES = {"train": train, "prepare": prepare, "evaluate": evaluate, "report": report}
+
+
+def load_config(workdir: pathlib.Path) -> dict[str, Any]:
+    """The config that a workdir was trained with. Raises UserError where there is none."""
+    try:
+        return json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{workdir} holds no readable {CONFIG}: give --config, or the --workdir of a run") from error
+
+
+def prepared(config: dict[str, Any]) -> pathlib.Path:
+    """The folder of the records of a config's corpus, prepared now unless it was before."""
+    from fusion_emotion.prepare.run import prepare
+    from fusion_emotion.prepare.settings import Settings
+
+    settings = Settings.from_config(config["prepare"])
+    data = config["data"]
+    root = pathlib.Path(data["root"]).expanduser().absolute()
+    if data["corpus"] == "sample":
+        from fusion_emotion.corpora.sample import make_corpus
+
+        make_corpus(root, seed=0, workers=settings.workers or os.cpu_count() or 1)
+    clips, passed_over = corpora.find_clips(
+        data["corpus"], root, audio_alone=config["model"]["modalities"] == "audio", channel=data["channel"]
+    )
+    for path, reason in passed_over:
+        print(f"passed over: {path}: {reason}")
+    return prepare(clips, settings)
+
+
+def _claim(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Write the config into the workdir, or raise UserError where another config has it."""
+    if (workdir / CONFIG).exists():
+        differing = _differences(load_config(workdir), config)
+        if differing:
+            raise UserError(
+                f"{workdir} belongs to another config ({'; '.join(differing)}): "
+                "choose another --workdir, or give the config it was made with"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = workdir / f".{CONFIG}"
+    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    partial.replace(workdir / CONFIG)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    def leaves(tree: dict[str, Any], *path: str) -> dict[tuple[str, ...], Any]:
+        found: dict[tuple[str, ...], Any] = {}
+        for name, value in tree.items():
+            found |= leaves(value, *path, name) if isinstance(value, dict) else {(*path, name): value}
+        return found
+
+    before, after = leaves(old), leaves(json.loads(json.dumps(new)))
+    return [
+        f"{'.'.join(path)} is {before.get(path)!r} there, {after.get(path)!r} here"
+        for path in sorted(before.keys() | after.keys())
+        if path not in _FREE and before.get(path) != after.get(path)
+    ]
+
+
+def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":
+    """Prepare, draw the split, and print the block that says what runs."""
+    from fusion_emotion.models.fusion import create_model
+
+    # A wrong name should not cost a preparation first.
+    create_model(config["model"], n_classes=1)
+    folder = prepared(config)
+    # JAX takes the accelerator's memory when first used: only after the detectors are done with it.
+    import jax
+
+    from fusion_emotion.train.loop import Setup
+
+    setup = Setup.create(config, folder)
+    split = config["split"]
+    print(
+        f"devices    {jax.device_count()} x {jax.devices()[0].device_kind}\n"
+        f"workdir    {workdir}\n"
+        f"corpus     {config['data']['corpus']}, {config['model']['modalities']}, records in {folder}\n"
+        f"protocol   {split['protocol']}, fold {split['fold']}, seed {split['seed']}"
+    )
+    for part, windows in setup.windows.items():
+        speakers = ", ".join(sorted({row.speaker for row in windows.rows}))
+        print(f"{part:<10} {windows.n_clips} clips, {len(windows)} windows, speakers {speakers}")
+    if setup.set_aside:
+        print("set aside  " + ", ".join(f"{count} {reason}" for reason, count in setup.set_aside.items()))
+    return setup
+
+
+def _evaluate(setup: "Setup", workdir: pathlib.Path) -> None:
+    from fusion_emotion.evaluate import evaluate
+
+    print("\n" + evaluate.results_table(evaluate.evaluate(setup, workdir)) + "\n")
+    _report(setup, workdir)
+
+
+def _report(setup: "Setup", workdir: pathlib.Path) -> None:
+    from fusion_emotion.evaluate.report import write_report
+
+    write_report(setup, workdir, workdir / REPORT)
+    print(f"report: {workdir / REPORT}")

@@ -1,0 +1,1 @@
+"""Clips to records. The only room that imports decord, insightface, onnxruntime and librosa; it never imports jax."""

@@ -1,0 +1,124 @@
+"""The record of a clip, the manifest of a prepared corpus, and how both lie on disk."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgpack
+import numpy as np
+from jaxtyping import Bool, Float32, Int16, UInt8
+
+MANIFEST = "manifest.jsonl"
+SHARDS = "shards"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """Everything of one clip that training and evaluation need; T sample times at 5 Hz, N samples at 16 kHz."""
+
+    clip_id: str
+    take_id: str
+    speaker: str
+    corpus: str
+    label: int
+    faces: UInt8[np.ndarray, "T S S 3"]  # RGB; T = 0 where the clip has no usable picture
+    face_found: Bool[np.ndarray, "T"]  # False: the crop is the nearest found one
+    box: Float32[np.ndarray, "T 4"]  # left, top, right, bottom of the crop in pixels of the source
+    waveform: Int16[np.ndarray, "N"]  # mono; empty where the clip has no sound
+
+
+_DTYPES = {"faces": np.uint8, "face_found": np.bool_, "box": np.float32, "waveform": np.int16}
+
+
+def encode(record: Record) -> bytes:
+    """A record as msgpack: no pickle, the same bytes for the same record."""
+    packed: dict[str, Any] = {}
+    for field in dataclasses.fields(Record):
+        value = getattr(record, field.name)
+        if field.name in _DTYPES:
+            array = np.ascontiguousarray(value, _DTYPES[field.name])
+            value = [list(array.shape), array.tobytes()]
+        packed[field.name] = value
+    return msgpack.packb(packed)
+
+
+def decode(data: bytes) -> Record:
+    """The record that `encode` wrote; its arrays are views of `data`."""
+    fields = msgpack.unpackb(data)
+    for name, dtype in _DTYPES.items():
+        shape, raw = fields[name]
+        fields[name] = np.frombuffer(raw, dtype).reshape(shape)
+    return Record(**fields)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the manifest: every clip of the corpus has exactly one, whatever became of it."""
+
+    clip_id: str
+    take_id: str
+    speaker: str
+    sex: str
+    label: int
+    emotion: str
+    intensity: str
+    statement: str
+    repetition: str
+    modality: str
+    channel: str
+    status: str  # "ok" or "quarantined"
+    reason: str  # why it is quarantined, or what an `ok` clip lacks; else empty
+    n_frames: int  # T of the record; 0: no picture
+    n_samples: int  # N of the record; 0: no sound
+    found_share: float  # share of the sample times at which the face was found
+    peak: float  # of the waveform, in [0, 1]
+    rms_dbfs: float  # loudness of the waveform
+    detector: str
+    record: int  # index into the shards, in order; -1 where quarantined
+
+
+def read_rows(path: pathlib.Path) -> Iterator[Row]:
+    """The rows of a manifest, one at a time."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Row(**json.loads(line))
+
+
+def write_rows(path: pathlib.Path, rows: Iterable[Row]) -> None:
+    """A manifest, whole or not at all."""
+    with atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def shard_paths(folder: pathlib.Path) -> list[str]:
+    """The shards of a prepared corpus in the order that `Row.record` counts."""
+    return [str(path) for path in sorted((folder / SHARDS).glob("*.arrayrecord"))]
+
+
+class atomic:  # noqa: N801 - reads as the statement it is
+    """`with atomic(path) as partial:` write `partial`; it becomes `path` when the block ends well, or never."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        # The process id keeps two runs from writing the same partial file.
+        self.partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+    def __enter__(self) -> pathlib.Path:
+        return self.partial
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self.partial.unlink(missing_ok=True)
+            return
+        with self.partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        self.partial.replace(self.path)
+        # The rename itself is durable once its folder is.
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
