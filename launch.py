@@ -5,6 +5,7 @@ given again. --mode=evaluate and --mode=report need only the --workdir of a run.
 """
 
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
@@ -22,6 +23,7 @@ _MODE = flags.DEFINE_enum(
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again.",
 )
+CONFIGS = sorted(path for path in pathlib.Path("configs").glob("*.py") if path.stem != "__init__")
 
 
 def main(argv: list[str]) -> None:
@@ -39,8 +41,25 @@ def main(argv: list[str]) -> None:
     modes.MODES[_MODE.value](config, workdir)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """What is left of `argv` after the flags. Raises UserError for a flag, a config or a field that is none."""
+    # ml_collections wants --config before --config.field; a person need not.
+    argv = argv[:1] + sorted(argv[1:], key=lambda argument: not argument.startswith("--config="))
+    for argument in argv[1:]:
+        if argument.startswith("--config=") and not pathlib.Path(argument.removeprefix("--config=")).is_file():
+            raise UserError(f"{argument} is not a file: choose one of {', '.join(map(str, CONFIGS))}")
+    try:
+        return flags.FLAGS(argv)
+    except (KeyError, AttributeError) as error:
+        # Quoted and escaped twice on its way here.
+        said = " ".join(re.sub(r"\\n|[\\'\"]", " ", str(error)).split())
+        raise UserError(f"the config has no field {said} (configs/ravdess.py lists them all)") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f"{error} (python launch.py --help lists the flags)") from error
+
+
 if __name__ == "__main__":
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse_flags)
     except UserError as error:
         sys.exit(f"error: {error}")

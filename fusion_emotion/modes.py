@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
+from fusion_emotion.prepare.records import atomic
 
 if TYPE_CHECKING:
     from fusion_emotion.train.loop import Setup
@@ -22,8 +23,10 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Prepare what is not prepared, train, restore the best checkpoint, evaluate it, write the report."""
     from fusion_emotion.train import loop
 
-    _claim(config, workdir)
+    _check(config)
+    _check_owner(config, workdir)
     setup = _set_up(config, workdir)
+    _save_config(config, workdir)
     loop.train(setup, workdir)
     _evaluate(setup, workdir)
 
@@ -49,6 +52,7 @@ def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
     del workdir
     from fusion_emotion.prepare.run import summary
 
+    _check(config)
     folder = prepared(config)
     counts = summary(folder)
     share = counts["face_found_share"]
@@ -79,6 +83,8 @@ def prepared(config: dict[str, Any]) -> pathlib.Path:
 
     settings = Settings.from_config(config["prepare"])
     data = config["data"]
+    if not data["root"]:
+        raise UserError("data.root is empty: set --config.data.root to the folder of the corpus")
     root = pathlib.Path(data["root"]).expanduser().absolute()
     if data["corpus"] == "sample":
         from fusion_emotion.corpora.sample import make_corpus
@@ -92,8 +98,29 @@ def prepared(config: dict[str, Any]) -> pathlib.Path:
     return prepare(clips, settings)
 
 
-def _claim(config: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Write the config into the workdir, or raise UserError where another config has it."""
+def _check(config: dict[str, Any]) -> None:
+    """Raise UserError for what is wrong with a config whatever the data: a wrong name should not cost a preparation."""
+    from fusion_emotion.corpora import protocols
+    from fusion_emotion.models.fusion import create_model
+    from fusion_emotion.models.strip_cnn import PATCH_SIZES
+    from fusion_emotion.train.optimizer import create_schedule
+
+    create_model(config["model"], n_classes=1)
+    if config["model"]["strip_network"] == "patch" and (face_size := config["prepare"]["face_size"]) not in PATCH_SIZES:
+        raise UserError(
+            f"prepare.face_size={face_size} does not suit model.strip_network=patch: "
+            f"choose a multiple of {PATCH_SIZES.step} from {PATCH_SIZES.start} px"
+        )
+    create_schedule(config["train"], n_steps=1, steps_per_epoch=1)
+    protocols.check_settings(
+        config["split"]["protocol"],
+        test_fraction=config["split"]["test_fraction"],
+        validation_fraction=config["split"]["validation_fraction"],
+    )
+
+
+def _check_owner(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Raise UserError if the workdir belongs to another config."""
     if (workdir / CONFIG).exists():
         differing = _differences(load_config(workdir), config)
         if differing:
@@ -101,10 +128,12 @@ def _claim(config: dict[str, Any], workdir: pathlib.Path) -> None:
                 f"{workdir} belongs to another config ({'; '.join(differing)}): "
                 "choose another --workdir, or give the config it was made with"
             )
+
+
+def _save_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / f".{CONFIG}"
-    partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
-    partial.replace(workdir / CONFIG)
+    with atomic(workdir / CONFIG) as partial:
+        partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -124,10 +153,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":
     """Prepare, draw the split, and print the block that says what runs."""
-    from fusion_emotion.models.fusion import create_model
-
-    # A wrong name should not cost a preparation first.
-    create_model(config["model"], n_classes=1)
     folder = prepared(config)
     # JAX takes the accelerator's memory when first used: only after the detectors are done with it.
     import jax

@@ -2,11 +2,15 @@
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("fusion_emotion", "beartype.beartype")
+if TYPE_CHECKING:
+    from fusion_emotion.prepare.settings import Settings
+
+install_import_hook("fusion_emotion", "typecheck.check")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -18,3 +22,21 @@ def real_data() -> pathlib.Path:
     if not pathlib.Path(folder, "data", "ravdess").is_dir():
         pytest.skip("FUSION_EMOTION_REAL_DATA names no folder with data/ravdess")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sample_corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Two actors of the sample corpus: 32 clips, one with a second without a face and one with a silent track."""
+    from fusion_emotion.corpora.sample import make_corpus
+
+    root = tmp_path_factory.mktemp("sample") / "corpus"
+    make_corpus(root, seed=0, actors=2, workers=2)
+    return root
+
+
+def settings_of(cache: pathlib.Path, **changes: object) -> "Settings":
+    """The preparation of `configs/sample.py`, with its cache in a temporary folder."""
+    from configs import sample
+    from fusion_emotion.prepare.settings import Settings
+
+    return Settings.from_config({**sample.get_config().prepare.to_dict(), "cache": str(cache), **changes})

@@ -99,8 +99,18 @@ def speaker_folds(protocol: str, sex_of: dict[str, str], *, n_folds: int, seed: 
             f"split.n_folds={n_folds} does not suit {len(sex_of)} speakers: choose 2 to {len(sex_of)}, "
             "or --config.split.protocol=random for a corpus of one speaker"
         )
-    dealt = _by_sex(sex_of, seed)
+    # One sex after the other: dealt in turn from an alternating row, an even number of folds would be of one sex each.
+    dealt = sorted(_shuffled(sex_of, seed), key=sex_of.__getitem__)
     return [set(dealt[fold::n_folds]) for fold in range(n_folds)]
+
+
+def check_settings(protocol: str, *, test_fraction: float, validation_fraction: float) -> None:
+    """Raise UserError for a protocol that is none or a fraction out of range: what can be said before any data."""
+    if protocol not in PROTOCOLS:
+        raise did_you_mean("split.protocol", protocol, PROTOCOLS)
+    for name, share in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
+        if not 0 < share < 1:
+            raise UserError(f"split.{name}={share} is out of range: expected a number between 0 and 1")
 
 
 def draw(
@@ -118,11 +128,7 @@ def draw(
     The fractions are of the takes (`random`), windows (`random_windows`) or training speakers (all others); the
     validation fraction is of what is left to train on. Raises UserError for a fold that is not there.
     """
-    if protocol not in PROTOCOLS:
-        raise did_you_mean("split.protocol", protocol, PROTOCOLS)
-    for name, share in (("test_fraction", test_fraction), ("validation_fraction", validation_fraction)):
-        if not 0 < share < 1:
-            raise UserError(f"split.{name}={share} is out of range: expected a number between 0 and 1")
+    check_settings(protocol, test_fraction=test_fraction, validation_fraction=validation_fraction)
     if protocol == "random_windows":
         keys = [str(i) for i in range(len(items))]
     elif protocol == "random":

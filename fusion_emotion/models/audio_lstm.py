@@ -1,7 +1,10 @@
 """One second of sound to 200 numbers."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int16
 
 from fusion_emotion.models.layers import LSTM, BatchNorm
@@ -13,9 +16,9 @@ class AudioLSTM(nn.Module):
 
     features: int = 200
     layers: int = 1
-    mfcc: dict[str, float] | None = None  # parameters of `mfcc` other than its defaults
+    mfcc: Mapping[str, float] | None = None  # parameters of `mfcc` other than its defaults
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

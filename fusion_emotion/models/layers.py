@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 AXIS = "devices"
@@ -66,7 +67,7 @@ class LSTM(nn.Module):
     def __call__(self, x: Float[Array, "batch time in"]) -> Float[Array, "batch time features"]:
         """The hidden state at every time, from a state of zeros."""
 
-        def forget_one(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        def forget_one(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
             # A forget gate that starts open (Jozefowicz et al. 2015); the gates are input, forget, cell, output.
             return jnp.zeros(shape, dtype).at[self.features : 2 * self.features].set(1)
 

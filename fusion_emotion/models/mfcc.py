@@ -19,7 +19,7 @@ def mfcc(
     fmax: float = 8000.0,
     top_db: float = 80.0,
 ) -> Float[Array, "*batch time n_mfcc"]:
-    """MFCCs of sound in [-1, 1]; time = 1 + samples // hop_length. The parameters are librosa's, and so are the values.
+    """MFCCs of sound in [-1, 1], parameters and values as librosa's; time = 1 + samples // hop_length (even n_fft).
 
     Centred frames with zeros beyond the ends, a periodic Hann window, Slaney's mel scale and area normalisation, power
     in dB clipped `top_db` below each example's maximum, and an orthonormal DCT-II (`librosa.feature.mfcc`, 0.11).
@@ -37,7 +37,7 @@ def mfcc(
 def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
     pad = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = jnp.pad(waveform, pad)
-    n_frames = 1 + waveform.shape[-1] // hop_length
+    n_frames = 1 + (padded.shape[-1] - n_fft) // hop_length
     index = np.arange(n_frames)[:, None] * hop_length + np.arange(n_fft)[None]
     return padded[..., index]
 

@@ -2,9 +2,12 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from fusion_emotion.models.layers import BatchNorm
+
+PATCH_SIZES = range(32, 513, 4)  # face sizes that `StripCNN` divides into patches and can pool
 
 
 class StripCNN(nn.Module):
@@ -18,7 +21,7 @@ class StripCNN(nn.Module):
     widths: tuple[int, ...] = (64, 96, 128, 128)
     patch: int = 4
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -45,7 +48,7 @@ class OriginalStripCNN(nn.Module):
     """The original's network: 32 maps of 3x3, 5x5 and 5x5, each followed by 2x2 max pooling, then a dense layer."""
 
     features: int = 200
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -60,6 +63,6 @@ class OriginalStripCNN(nn.Module):
         return nn.relu(nn.Dense(self.features, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
 
 
-def _scaled(strip: UInt8[Array, "batch S W 3"], dtype: jnp.dtype) -> Float[Array, "batch S W 3"]:
+def _scaled(strip: UInt8[Array, "batch S W 3"], dtype: DTypeLike) -> Float[Array, "batch S W 3"]:
     """Bytes to [-1, 1]."""
     return strip.astype(dtype) / 127.5 - 1

@@ -5,7 +5,7 @@ import pathlib
 import decord
 import numpy as np
 import soxr
-from jaxtyping import Float32, Int, Int16, UInt8
+from jaxtyping import Float, Float32, Int, Int16, UInt8
 
 from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
 
@@ -18,12 +18,12 @@ class MediaError(Exception):
     """A file that cannot be read; the message is a quarantine's reason."""
 
 
-def sample_times(duration_s: float) -> np.ndarray:
+def sample_times(duration_s: float) -> Float[np.ndarray, "T"]:
     """The times (k + 0.5) / 5 s within a clip, at least one."""
     return (np.arange(max(1, int(np.ceil(duration_s * STRIP_FRAMES - 0.5)))) + 0.5) / STRIP_FRAMES
 
 
-def nearest(timestamps: Float32[np.ndarray, "frames"], times: Float32[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
+def nearest(timestamps: Float[np.ndarray, "frames"], times: Float[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
     """The index of the frame nearest to each time; `timestamps` ascend."""
     right = np.clip(np.searchsorted(timestamps, times), 1, max(1, len(timestamps) - 1))
     left = right - 1
@@ -59,13 +59,14 @@ def read_audio(path: pathlib.Path) -> Int16[np.ndarray, "N"]:
             raise MediaError(f"the sound cannot be decoded: {_one_line(error)}") from error
         return resample(sound.mean(axis=1), rate_hz)
     try:
-        sound = decord.AudioReader(str(path), sample_rate=_DECODE_RATE_HZ, mono=True)[:].asnumpy()
+        # decord's own mono is the channels' sum over the square root of two, which clips what is loud.
+        sound = decord.AudioReader(str(path), sample_rate=_DECODE_RATE_HZ, mono=False)[:].asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
         message = _one_line(error)
         if "Can't find audio stream" in message:
             raise MediaError("no audio track") from error
         raise MediaError(f"the sound cannot be decoded: {message}") from error
-    return resample(sound[0], _DECODE_RATE_HZ)
+    return resample(sound.mean(axis=0), _DECODE_RATE_HZ)
 
 
 def resample(mono: Float32[np.ndarray, "n"], rate_hz: int) -> Int16[np.ndarray, "N"]:

@@ -1,6 +1,6 @@
 """A corpus to shards and a manifest: in parallel, once, and never again from the start.
 
-The clips, sorted by id, fall into groups of `GROUP`; a group becomes one shard. A worker writes what a clip became to
+The clips, sorted by id, fall into groups; a group becomes one shard. A worker writes what a clip became to
 `pending/`, whole or not at all; when a group is complete, its shard and rows are written in order and its pending files
 go. So a run killed at any moment goes on where it was, and what it leaves does not depend on who finished first.
 """
@@ -28,8 +28,8 @@ GROUP = 64  # clips of a shard: 20 MB or so
 _PENDING = "pending"
 
 
-def prepare(clips: Sequence[Clip], settings: Settings) -> pathlib.Path:
-    """The cache folder of `clips`, prepared as `settings` say; what is there already is not done again.
+def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = GROUP) -> pathlib.Path:
+    """The cache folder of `clips`, prepared as `settings` say, `group` clips a shard; what is there is not done again.
 
     Raises UserError where the folder cannot be written, another run holds it, or no clip could be used.
     """
@@ -39,7 +39,7 @@ def prepare(clips: Sequence[Clip], settings: Settings) -> pathlib.Path:
     if not (folder / MANIFEST).exists():
         try:
             with _held(folder):
-                _fill(folder, clips, settings)
+                _fill(folder, clips, settings, group)
         except OSError as error:
             raise UserError(
                 f"the cache folder {folder} cannot be written ({error.strerror}): make room or set "
@@ -48,19 +48,24 @@ def prepare(clips: Sequence[Clip], settings: Settings) -> pathlib.Path:
     return folder
 
 
-def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings) -> None:
+def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings, group: int) -> None:
     for name in (_PENDING, SHARDS):
         (folder / name).mkdir(exist_ok=True)
     for partial in folder.rglob(".*.partial"):
         partial.unlink()
     (folder / "settings.json").write_text(json.dumps(settings.__dict__, indent=2))
-    groups = [range(first, min(first + GROUP, len(clips))) for first in range(0, len(clips), GROUP)]
+    groups = [range(first, min(first + group, len(clips))) for first in range(0, len(clips), group)]
     open_groups = {
-        number: {i for i in group if not _pending(folder, i).exists()}
-        for number, group in enumerate(groups)
+        number: {i for i in members if not _pending(folder, i).exists()}
+        for number, members in enumerate(groups)
         if not _rows(folder, number).exists()
     }
     todo = [i for missing in open_groups.values() for i in sorted(missing)]
+    if todo and settings.detector == "insightface" and any(clip.modality != "a" for clip in clips):
+        from fusion_emotion.prepare.detectors import insightface_weights
+
+        # Once, before the workers would all fetch them.
+        insightface_weights(settings)
     workers = min(settings.workers or os.cpu_count() or 1, max(1, len(todo)))
     with tqdm(total=len(clips), initial=len(clips) - len(todo), desc="preparing", unit="clip") as bar:
         for number in [number for number, missing in open_groups.items() if not missing]:
@@ -72,7 +77,7 @@ def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings) -> No
 
                 row = quarantined(clips[index], settings, f"the worker that read it {lost}")
                 _write_pending(folder, index, row, None)
-            number = index // GROUP
+            number = index // group
             open_groups[number].discard(index)
             if not open_groups[number]:
                 _close_group(folder, number, groups[number])

@@ -1,25 +1,31 @@
 """The state of training and the pure functions of one step."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.layers import AXIS
 
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes, and all that a checkpoint holds of it."""
+    """All that a step changes, and all that a checkpoint holds of it.
 
-    step: Int[Array, ""]
+    Leaves are arrays here, numpy arrays in a checkpoint, and have a leading axis of devices under pmap: their types are
+    left open in the three classes below.
+    """
+
+    step: PyTree  # int32 []
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
@@ -29,24 +35,24 @@ class TrainState:
 class TrainSums:
     """Sums over the windows of a step, over all devices."""
 
-    loss: Float[Array, ""]
-    correct: Int[Array, ""]
-    count: Int[Array, ""]
+    loss: PyTree  # float32 []
+    correct: PyTree  # int32 []
+    count: PyTree  # int32 []
 
 
 @flax.struct.dataclass
 class EvalSums:
     """Sums over the windows of a part, over all devices; a clip's windows meet in its row."""
 
-    loss: Float[Array, ""]
-    window_confusion: Int[Array, "C C"]
-    clip_log_prob: Float[Array, "clips C"]
-    clip_windows: Int[Array, "clips"]
+    loss: PyTree  # float32 []
+    window_confusion: PyTree  # int32 [C, C]
+    clip_log_prob: PyTree  # float32 [clips, C]
+    clip_windows: PyTree  # int32 [clips]
 
 
 def create_state(model: FusionNet, tx: optax.GradientTransformation, batch: Batch, *, seed: int) -> TrainState:
     """The state before the first step; `batch` gives the shapes."""
-    variables = model.init(jax.random.key(seed), batch, train=False)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(seed), dict(batch))
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -121,5 +127,5 @@ def first_bad_leaf(tree: Any) -> str:
     """The path of the first leaf that holds a NaN or an infinity, or an empty string."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not bool(jnp.isfinite(leaf).all()):
-            return jax.tree_util.keystr(path)
+            return jax.tree_util.keystr(path, simple=True, separator="/")
     return ""

@@ -1,0 +1,47 @@
+"""The MFCC of this project against librosa's, on the same second-long windows, alternating.
+
+python benchmarks/mfcc.py
+"""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+
+from fusion_emotion.models.mfcc import mfcc
+
+WINDOWS = 64
+ROUNDS = 20
+PARAMETERS = {"sr": 16_000, "n_mfcc": 40, "n_fft": 1024, "hop_length": 256, "n_mels": 80, "fmin": 80.0, "fmax": 8000.0}
+
+
+def main() -> None:
+    """Print the windows per second of both and their ratio."""
+    sound = np.random.default_rng(0).standard_normal((WINDOWS, 16_000)).astype(np.float32)
+    on_device = jnp.asarray(sound)
+    ours = jax.jit(lambda waveform: mfcc(waveform, **PARAMETERS))
+    began = time.perf_counter()
+    ours(on_device).block_until_ready()
+    compile_s = time.perf_counter() - began
+    librosa.feature.mfcc(y=sound[0], **PARAMETERS)
+    seconds: dict[str, list[float]] = {"fusion_emotion": [], "librosa": []}
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        ours(on_device).block_until_ready()
+        seconds["fusion_emotion"].append(time.perf_counter() - began)
+        began = time.perf_counter()
+        for second in sound:
+            librosa.feature.mfcc(y=second, **PARAMETERS)
+        seconds["librosa"].append(time.perf_counter() - began)
+    rates = {name: WINDOWS / statistics.median(spent) for name, spent in seconds.items()}
+    for name, rate in rates.items():
+        print(f"{name:<15} {rate:8.0f} windows/s")
+    print(f"ratio           {rates['fusion_emotion'] / rates['librosa']:8.1f}")
+    print(f"compilation     {compile_s:8.1f} s, once; {jax.devices()[0].device_kind}")
+
+
+if __name__ == "__main__":
+    main()
