@@ -5,6 +5,7 @@ python benchmarks/mfcc.py
 
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,15 @@ from fusion_emotion.models.mfcc import mfcc
 
 WINDOWS = 64
 ROUNDS = 20
-PARAMETERS = {"sr": 16_000, "n_mfcc": 40, "n_fft": 1024, "hop_length": 256, "n_mels": 80, "fmin": 80.0, "fmax": 8000.0}
+PARAMETERS: dict[str, Any] = {
+    "sr": 16_000,
+    "n_mfcc": 40,
+    "n_fft": 1024,
+    "hop_length": 256,
+    "n_mels": 80,
+    "fmin": 80.0,
+    "fmax": 8000.0,
+}
 
 
 def main() -> None:

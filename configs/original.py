@@ -6,8 +6,9 @@ Its number says how well windows of known clips are recognised. The original dre
 the cut; here each window is on one side only.
 """
 
-from configs import ravdess
 from ml_collections import ConfigDict
+
+from configs import ravdess
 
 
 def get_config() -> ConfigDict:

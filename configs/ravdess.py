@@ -18,6 +18,10 @@ def get_config() -> ConfigDict:
     data.corpus = "ravdess"  # ravdess, sample
     data.root = "data/ravdess"
     data.channel = "speech"  # speech, song, both
+    data.actors = ()  # numbers of the actors wanted; (): all
+    data.download = False  # fetch from Zenodo what is not in data.root; --mode=download does only that
+    data.download_url = "https://zenodo.org"  # or a mirror
+    data.keep_archives = False  # after they are unpacked
 
     config.split = split = ConfigDict()
     split.protocol = "random"  # random, random_windows, luna5, contiguous6, emobox6, chumachenko, loso, kfold

@@ -65,7 +65,25 @@ def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
     print(f"records in {folder}")
 
 
-MODES = {"train": train, "prepare": prepare, "evaluate": evaluate, "report": report}
+def download(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Fetch what the config needs of RAVDESS into data.root; what is there already is not fetched again."""
+    del workdir
+    from fusion_emotion.corpora.download import download
+
+    data = config["data"]
+    if data["corpus"] != "ravdess":
+        raise UserError(f"data.corpus={data['corpus']!r} is not downloaded: --mode=download fetches ravdess")
+    download(
+        _root(data),
+        base_url=data["download_url"],
+        channel=data["channel"],
+        modality="a" if config["model"]["modalities"] == "audio" else "av",
+        actors=[int(actor) for actor in data["actors"]] or range(1, 25),
+        keep_archives=data["keep_archives"],
+    )
+
+
+MODES = {"train": train, "prepare": prepare, "evaluate": evaluate, "report": report, "download": download}
 
 
 def load_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -83,19 +101,29 @@ def prepared(config: dict[str, Any]) -> pathlib.Path:
 
     settings = Settings.from_config(config["prepare"])
     data = config["data"]
-    if not data["root"]:
-        raise UserError("data.root is empty: set --config.data.root to the folder of the corpus")
-    root = pathlib.Path(data["root"]).expanduser().absolute()
+    root = _root(data)
     if data["corpus"] == "sample":
         from fusion_emotion.corpora.sample import make_corpus
 
         make_corpus(root, seed=0, workers=settings.workers or os.cpu_count() or 1)
+    elif data["download"]:
+        download(config, root)
     clips, passed_over = corpora.find_clips(
-        data["corpus"], root, audio_alone=config["model"]["modalities"] == "audio", channel=data["channel"]
+        data["corpus"],
+        root,
+        audio_alone=config["model"]["modalities"] == "audio",
+        channel=data["channel"],
+        actors=[f"{int(actor):02d}" for actor in data["actors"]],
     )
     for path, reason in passed_over:
         print(f"passed over: {path}: {reason}")
     return prepare(clips, settings)
+
+
+def _root(data: dict[str, Any]) -> pathlib.Path:
+    if not data["root"]:
+        raise UserError("data.root is empty: set --config.data.root to the folder of the corpus")
+    return pathlib.Path(data["root"]).expanduser().absolute()
 
 
 def _check(config: dict[str, Any]) -> None:

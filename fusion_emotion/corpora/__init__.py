@@ -1,6 +1,7 @@
 """What there is: file names to clips, labels, speakers and takes; downloads; named protocols."""
 
 import pathlib
+from collections.abc import Sequence
 
 from fusion_emotion.corpora import ravdess
 from fusion_emotion.corpora.clip import Clip
@@ -18,9 +19,9 @@ def label_names(corpus: str) -> tuple[str, ...]:
 
 
 def find_clips(
-    corpus: str, root: pathlib.Path, *, audio_alone: bool, channel: str
+    corpus: str, root: pathlib.Path, *, audio_alone: bool, channel: str, actors: Sequence[str] = ()
 ) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """The clips below `root` of a channel, and (path, reason) of every name passed over.
+    """The clips below `root` of a channel and of `actors` (all where none is named), and (path, reason) of every name passed over.
 
     Fusion and video take audio-video files (RAVDESS modality 01). `audio_alone` takes the audio-only files (03) where
     there are any, else the sound of the audio-video ones: never both, for they are the same takes.
@@ -41,6 +42,8 @@ def find_clips(
     there = {clip.modality for clip in found}
     wanted = "a" if audio_alone and "a" in there else "av"
     clips = [clip for clip in found if clip.modality == wanted and channel in (clip.channel, "both")]
+    if actors and not (clips := [clip for clip in clips if clip.speaker in actors]):
+        raise UserError(f"data.root={str(root)!r} holds no {channel} clip of actors {', '.join(actors)} (data.actors)")
     if not clips:
         remedy = (
             "--config.model.modalities=audio uses the audio-only files"

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -11,7 +12,7 @@ from fusion_emotion.input.windows import Windows, n_times
 from fusion_emotion.prepare.records import Record, decode, shard_paths
 from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, STRIP_FRAMES
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays, or the scalars of one example
 
 
 def cut(record: Record, start: int) -> Batch:

@@ -1,6 +1,7 @@
 """One second of sound to 200 numbers."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ class AudioLSTM(nn.Module):
 
     features: int = 200
     layers: int = 1
-    mfcc: Mapping[str, float] | None = None  # parameters of `mfcc` other than its defaults
+    mfcc: Mapping[str, Any] | None = None  # parameters of `mfcc` other than its defaults
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from fusion_emotion.errors import did_you_mean
@@ -32,7 +31,7 @@ class FusionNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, batch: Mapping[str, Array | np.ndarray], *, train: bool, keys: Key[Array, "batch"] | None = None
+        self, batch: Mapping[str, Array], *, train: bool, keys: Key[Array, "batch"] | None = None
     ) -> Float[Array, "batch n_classes"]:
         """The logits of each window of a batch; `keys`, one for each example, switch dropout on."""
         features = []

@@ -61,7 +61,8 @@ def _mel_to_hz(mel: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 def mel_filters(sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> Float[np.ndarray, "n_mels bins"]:
     """Triangular filters of unit area on Slaney's mel scale (`librosa.filters.mel`)."""
     bins_hz = np.fft.rfftfreq(n_fft, 1 / sr)
-    edges_hz = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([fmin, fmax])), n_mels + 2))
+    lowest, highest = _hz_to_mel(np.array([fmin, fmax]))
+    edges_hz = _mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
     ramps = edges_hz[:, None] - bins_hz[None]
     width = np.diff(edges_hz)[:, None]
     triangles = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))

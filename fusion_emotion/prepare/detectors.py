@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -23,6 +23,7 @@ class Faces:
     landmarks: Float32[np.ndarray, "n 5 2"]
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds the faces of an RGB frame; sessions are made once, with one thread."""
 

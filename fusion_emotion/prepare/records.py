@@ -39,7 +39,7 @@ def encode(record: Record) -> bytes:
     for field in dataclasses.fields(Record):
         value = getattr(record, field.name)
         if field.name in _DTYPES:
-            array = np.ascontiguousarray(value, _DTYPES[field.name])
+            array: np.ndarray = np.ascontiguousarray(value, _DTYPES[field.name])
             value = [list(array.shape), array.tobytes()]
         packed[field.name] = value
     return msgpack.packb(packed)

@@ -7,14 +7,13 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.layers import AXIS
 
-Batch = Mapping[str, Array | np.ndarray]
+Batch = Mapping[str, Any]  # see `input.batches`
 
 
 @flax.struct.dataclass
@@ -103,7 +102,8 @@ def train_step(
 
 def eval_step(state: TrainState, batch: Batch, *, model: FusionNet, n_clips: int) -> EvalSums:
     """The sums of one batch; masked windows count nowhere."""
-    logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch, train=False)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = jnp.asarray(model.apply(variables, batch, train=False))
     mask, label = batch["mask"], batch["label"]
     n_classes = logits.shape[-1]
     log_prob = jnp.where(mask[:, None], jax.nn.log_softmax(logits), 0)
