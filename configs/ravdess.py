@@ -40,10 +40,14 @@ def get_config() -> ConfigDict:
     prepare.detector_threshold = 0.5
     prepare.insightface_pack = "buffalo_sc"
     prepare.insightface_root = "~/.insightface"
+    prepare.detect_every = 2  # look for the face in every 2nd sampled frame, and between where it is not steady
+    prepare.align = False  # turn each crop until the eyes are level
     prepare.face_size = 64  # side of a crop, px (the original: 50)
     prepare.margin = 0.05  # on each side of the face box, in shares of its longer side
     prepare.missing = "quarantine"  # a clip without face or sound: quarantine, or keep what it has
     prepare.min_found_share = 0.5  # below this share of frames with a face, the clip counts as one without
+    prepare.decoder = "auto"  # of video: cpu, gpu (NVDEC), or auto: gpu where decord was built for it
+    prepare.provider = "auto"  # of the detector: cpu, cuda, or auto: cuda where onnxruntime-gpu runs
     prepare.cache = "cache"  # folder of prepared corpora
     prepare.workers = 0  # processes; 0: one per core
     prepare.clip_timeout_s = 600.0  # a clip that takes longer is quarantined

@@ -60,8 +60,12 @@ def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
     if share is not None:
         print(f"face found in {share:.1%} of the sampled frames")
     for title in ("quarantined", "lacking"):
+        by_reason: dict[str, list[str]] = {}
         for clip_id, reason in counts[title].items():
-            print(f"{title}: {clip_id}: {reason}")
+            by_reason.setdefault(reason, []).append(clip_id)
+        for reason, clip_ids in by_reason.items():
+            others = f" and {len(clip_ids) - 3} more" if len(clip_ids) > 3 else ""
+            print(f"{title}: {reason}: {', '.join(clip_ids[:3])}{others}")
     print(f"records in {folder}")
 
 

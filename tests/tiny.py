@@ -62,6 +62,7 @@ def row_of(record: Record, *, index: int) -> Row:
         n_frames=len(record.faces),
         n_samples=len(record.waveform),
         found_share=1.0,
+        jitter=0.0,
         peak=0.5,
         rms_dbfs=-20.0,
         detector="insightface",

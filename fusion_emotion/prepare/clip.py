@@ -33,11 +33,10 @@ def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple
     picture = _no_picture(settings)
     if detector is not None and clip.modality != "a":
         picture = _picture(clip, settings, detector)
-        found_share = float(picture[1].mean())
+        found_share = float(picture.found.mean())
         if found_share < max(settings.min_found_share, np.finfo(float).tiny):
             lacks.append(f"a face in {found_share:.0%} of the frames")
             picture = _no_picture(settings)
-    crops, found, box = picture
     try:
         waveform = media.read_audio(clip.path)
         peak = float(np.abs(waveform.astype(np.int32)).max(initial=0)) / _FULL_SCALE
@@ -47,16 +46,17 @@ def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple
     except media.MediaError as error:
         lacks.append(str(error))
         waveform = np.zeros(0, np.int16)
-    nothing = not len(crops) and not len(waveform)
+    nothing = not len(picture.faces) and not len(waveform)
     if lacks and (nothing or settings.missing == "quarantine"):
         return quarantined(clip, settings, "; ".join(lacks)), None
     sound = waveform / _FULL_SCALE
     row = dataclasses.replace(
         quarantined(clip, settings, "; ".join(lacks)),
         status="ok",
-        n_frames=len(crops),
+        n_frames=len(picture.faces),
         n_samples=len(waveform),
-        found_share=round(float(found.mean()), 4) if len(found) else 0.0,
+        found_share=round(float(picture.found.mean()), 4) if len(picture.found) else 0.0,
+        jitter=round(picture.jitter, 5),
         peak=round(float(np.abs(sound).max(initial=0)), 4),
         rms_dbfs=round(10 * float(np.log10(np.mean(np.square(sound)) + 1e-12)), 2) if len(sound) else -120.0,
     )
@@ -66,9 +66,9 @@ def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple
         speaker=clip.speaker,
         corpus=clip.corpus,
         label=clip.label,
-        faces=crops,
-        face_found=found,
-        box=box,
+        faces=picture.faces,
+        face_found=picture.found,
+        box=picture.square,
         waveform=waveform,
     )
 
@@ -83,6 +83,7 @@ def quarantined(clip: Clip, settings: Settings, reason: str) -> Row:
         n_frames=0,
         n_samples=0,
         found_share=0.0,
+        jitter=0.0,
         peak=0.0,
         rms_dbfs=-120.0,
         detector=settings.detector if clip.modality != "a" else "",
@@ -90,20 +91,37 @@ def quarantined(clip: Clip, settings: Settings, reason: str) -> Row:
     )
 
 
-def _no_picture(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+    faces: np.ndarray
+    found: np.ndarray
+    square: np.ndarray
+    jitter: float = 0.0
+
+
+def _no_picture(settings: Settings, n_frames: int = 0) -> _Picture:
     size = settings.face_size
-    return np.zeros((0, size, size, 3), np.uint8), np.zeros(0, bool), np.zeros((0, 4), np.float32)
+    return _Picture(
+        np.zeros((n_frames, size, size, 3), np.uint8), np.zeros(n_frames, bool), np.zeros((n_frames, 4), np.float32)
+    )
 
 
-def _picture(clip: Clip, settings: Settings, detector: Detector) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Crops, where the face was found, and the squares the crops came from."""
-    frames = media.read_frames(clip.path)
-    height, width = frames.shape[1:3]
-    boxes, found = faces_.track([detector(frame) for frame in frames], width=width, height=height)
-    if not found.any():
-        return np.zeros((len(frames), settings.face_size, settings.face_size, 3), np.uint8), found, boxes
+def _picture(clip: Clip, settings: Settings, detector: Detector) -> _Picture:
+    video = media.Video(clip.path, decoder=settings.decoder)
+    found = faces_.detect(video.frames(), detector, every=settings.detect_every)
+    height, width = video.shape
+    track = faces_.track(found, width=width, height=height)
+    if not track.found.any():
+        return _no_picture(settings, len(video))
+    steady = faces_.smooth(track)
+    squares = faces_.squares(steady.box, margin=settings.margin)
+    crops = {
+        time: faces_.crop(
+            frame, squares[time], size=settings.face_size, roll=float(steady.roll[time]) if settings.align else 0.0
+        )
+        for time, frame in enumerate(video.frames())
+        if track.found[time]
+    }
     # Where there is no face, the crop is the nearest found one: the very pixels, not the empty place.
-    source = faces_.nearest_found(found)
-    squares = faces_.squares(boxes, found, margin=settings.margin)
-    crops = {t: faces_.crop(frames[t], squares[t], size=settings.face_size) for t in np.flatnonzero(found)}
-    return np.stack([crops[t] for t in source]), found, squares
+    faces = np.stack([crops[time] for time in faces_.nearest_found(track.found)])
+    return _Picture(faces, track.found, squares, faces_.jitter(steady))

@@ -3,12 +3,13 @@
 import dataclasses
 import importlib.util
 import pathlib
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fusion_emotion.errors import UserError
+from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.settings import Settings
 
 _REMEDY = "--config.prepare.detector=centerface uses the embedded detector, which needs no download"
@@ -33,13 +34,14 @@ class Detector(Protocol):
 
 def create_detector(settings: Settings) -> Detector:
     """The detector that a config names. Raises UserError where its weights or packages can't be had."""
-    if settings.detector == "insightface":
-        return InsightFace(
-            insightface_weights(settings),
-            sizes=settings.detector_sizes,
-            threshold=settings.detector_threshold,
-        )
-    return CenterFace(sizes=settings.detector_sizes, threshold=settings.detector_threshold)
+    how = {
+        "sizes": settings.detector_sizes,
+        "threshold": settings.detector_threshold,
+        "providers": hardware.providers(settings),
+    }
+    return (
+        InsightFace(insightface_weights(settings), **how) if settings.detector == "insightface" else CenterFace(**how)
+    )
 
 
 def insightface_weights(settings: Settings) -> pathlib.Path:
@@ -71,26 +73,39 @@ def _session_options():  # type: ignore[no-untyped-def]
     return options
 
 
+def _check_provider(session: Any, providers: list[str]) -> None:
+    """ONNX Runtime falls back to the CPU in silence; here it is an error."""
+    if session.get_providers()[0] != providers[0]:
+        raise UserError(
+            f"the detector was to run on {providers[0]} and runs on {session.get_providers()[0]}: "
+            "CUDA or cuDNN do not fit onnxruntime-gpu; set --config.prepare.provider=cpu"
+        )
+
+
 class InsightFace:
     """A detector of InsightFace's packs (SCRFD, Guo et al. 2021), through insightface's own class."""
 
-    def __init__(self, weights: pathlib.Path, *, sizes: tuple[int, ...], threshold: float):
+    def __init__(self, weights: pathlib.Path, *, sizes: tuple[int, ...], threshold: float, providers: list[str]):
         from insightface.model_zoo import get_model
 
         self._sizes = sizes
-        self._model = get_model(
-            str(weights), providers=["CPUExecutionProvider"], sess_options=_session_options(), download=False
-        )
+        self._model = get_model(str(weights), providers=providers, sess_options=_session_options(), download=False)
+        _check_provider(self._model.session, providers)
         self._model.prepare(-1, input_size=(sizes[0], sizes[0]), det_thresh=threshold)
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Faces:
         """The faces of a frame; a size that finds none is followed by the next."""
-        frame_bgr = np.ascontiguousarray(frame[..., ::-1])
+        import cv2
+
         for size in self._sizes:
-            found, landmarks = self._model.detect(frame_bgr, input_size=(size, size))
+            # Made small before the channels are swapped: insightface would resize the whole frame's copy.
+            scale = size / max(frame.shape[:2])
+            width, height = (max(1, round(side * scale)) for side in frame.shape[1::-1])
+            small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+            found, landmarks = self._model.detect(small[..., ::-1], input_size=(size, size))
             if len(found):
                 break
-        return Faces(found[:, :4], found[:, 4], landmarks)
+        return Faces(found[:, :4] / scale, found[:, 4], landmarks / scale)
 
 
 class CenterFace:
@@ -101,7 +116,7 @@ class CenterFace:
     _STRIDE = 4
     _MULTIPLE = 32
 
-    def __init__(self, *, sizes: tuple[int, ...], threshold: float):
+    def __init__(self, *, sizes: tuple[int, ...], threshold: float, providers: list[str]):
         import onnx
         import onnxruntime
 
@@ -114,9 +129,8 @@ class CenterFace:
             for axis, name in ((2, "height"), (3, "width")):
                 value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{name}"
             value.type.tensor_type.shape.dim[0].dim_value = 1
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), _session_options(), providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), _session_options(), providers=providers)
+        _check_provider(self._session, providers)
         self._sizes = sizes
         self._threshold = threshold
 

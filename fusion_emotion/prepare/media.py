@@ -1,6 +1,7 @@
 """Media files to frames at 5 Hz and sound at 16 kHz."""
 
 import pathlib
+from collections.abc import Iterator
 
 import decord
 import numpy as np
@@ -12,6 +13,10 @@ from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
 # decord does not tell a track's own rate, so it is asked for RAVDESS's (which then is untouched), and soxr does the
 # one resampling that matters.
 _DECODE_RATE_HZ = 48_000
+
+
+_DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError, ValueError)
+_MOST_BYTES = 200_000_000  # of decoded frames held at a time: 72 of 720p
 
 
 class MediaError(Exception):
@@ -31,21 +36,54 @@ def nearest(timestamps: Float[np.ndarray, "frames"], times: Float[np.ndarray, "T
     return np.where(times - timestamps[left] <= timestamps[right] - times, left, right)
 
 
-def read_frames(path: pathlib.Path) -> UInt8[np.ndarray, "T H W 3"]:
-    """The RGB frames of a video nearest to its sample times. Raises MediaError."""
-    try:
-        # One thread: the workers are the parallelism.
-        video = decord.VideoReader(str(path), num_threads=1)
-        if not len(video):
-            raise MediaError("no frame can be decoded")
-        spans = np.asarray(video.get_frame_timestamp(np.arange(len(video))), np.float32)
+class Video:
+    """The frames of a video nearest to its sample times; `decoder` is "cpu" or "gpu" (NVDEC). Raises MediaError."""
+
+    def __init__(self, path: pathlib.Path, *, decoder: str = "cpu"):
+        try:
+            # One thread: the workers are the parallelism.
+            context = decord.gpu(0) if decoder == "gpu" else decord.cpu(0)
+            self._video = decord.VideoReader(str(path), ctx=context, num_threads=1)
+            if not len(self._video):
+                raise MediaError("no frame can be decoded")
+            spans = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))), np.float64)
+        except _DECORD_ERRORS as error:
+            raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
         start_s, end_s = spans[0, 0], spans[-1, 1]
         if not np.isfinite(end_s) or end_s <= start_s:
             raise MediaError("the frames carry no usable time stamps")
-        indices = nearest(spans[:, 0] - start_s, sample_times(float(end_s - start_s)))
-        return video.get_batch(indices).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
-        raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
+        self._indices = nearest(spans[:, 0] - start_s, sample_times(float(end_s - start_s)))
+        self.shape: tuple[int, int] = (0, 0)  # height and width, known from the first frame on
+        self._kept: UInt8[np.ndarray, "T H W 3"] | None = None
+
+    def __len__(self) -> int:
+        """The number of sample times, T."""
+        return len(self._indices)
+
+    def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """The RGB frame of each sample time, in order.
+
+        A clip of usual length is decoded once and kept, so that a second pass costs nothing; a long one is decoded
+        again in each pass, a bounded number of frames at a time.
+        """
+        if self._kept is not None:
+            yield from self._kept
+            return
+        first = self._decode(self._indices[:1])
+        self.shape = first.shape[1:3]
+        chunk = max(1, _MOST_BYTES // first.nbytes)
+        if len(self) <= chunk:
+            self._kept = self._decode(self._indices)
+            yield from self._kept
+            return
+        for start in range(0, len(self), chunk):
+            yield from self._decode(self._indices[start : start + chunk])
+
+    def _decode(self, indices: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W 3"]:
+        try:
+            return self._video.get_batch(indices).asnumpy()
+        except _DECORD_ERRORS as error:
+            raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
 
 
 def read_audio(path: pathlib.Path) -> Int16[np.ndarray, "N"]:
@@ -61,7 +99,7 @@ def read_audio(path: pathlib.Path) -> Int16[np.ndarray, "N"]:
     try:
         # decord's own mono is the channels' sum over the square root of two, which clips what is loud.
         sound = decord.AudioReader(str(path), sample_rate=_DECODE_RATE_HZ, mono=False)[:].asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
+    except _DECORD_ERRORS as error:
         message = _one_line(error)
         if "Can't find audio stream" in message:
             raise MediaError("no audio track") from error

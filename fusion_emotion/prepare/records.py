@@ -74,6 +74,7 @@ class Row:
     n_frames: int  # T of the record; 0: no picture
     n_samples: int  # N of the record; 0: no sound
     found_share: float  # share of the sample times at which the face was found
+    jitter: float  # shaking of the cropped boxes, in shares of the face width (`faces.jitter`)
     peak: float  # of the waveform, in [0, 1]
     rms_dbfs: float  # loudness of the waveform
     detector: str

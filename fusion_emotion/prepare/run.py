@@ -21,6 +21,7 @@ from tqdm import tqdm
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import pool
+from fusion_emotion.prepare.hardware import resolve
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, Row, atomic, encode, read_rows, write_rows
 from fusion_emotion.prepare.settings import Settings
 
@@ -37,6 +38,8 @@ def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = GROUP) ->
         clips[0].corpus, ((clip.clip_id + clip.path.suffix, clip.path.stat().st_size) for clip in clips)
     )
     if not (folder / MANIFEST).exists():
+        settings = resolve(settings)
+        print(f"preparing  {settings.detector} on {settings.provider}, video decoded on {settings.decoder}")
         try:
             with _held(folder):
                 _fill(folder, clips, settings, group)

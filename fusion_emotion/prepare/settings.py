@@ -1,4 +1,4 @@
-"""What preparation may be told. Every field but the last three changes the records, and so the cache's name."""
+"""What preparation may be told. Every field but the last five changes the records, and so the cache's name."""
 
 import dataclasses
 import hashlib
@@ -12,11 +12,13 @@ from fusion_emotion.errors import UserError, did_you_mean
 STRIP_FRAMES = 5  # frames of a strip, which is one second: the frame rate in Hz as well
 SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // STRIP_FRAMES
-RECORD_VERSION = 1  # bump when the same settings give other records
+RECORD_VERSION = 2  # bump when the same settings give other records
 
 DETECTORS = ("insightface", "centerface")
 MISSING = ("quarantine", "keep")
-_NOT_IN_RECORDS = ("cache", "workers", "clip_timeout_s")
+DECODERS = ("auto", "cpu", "gpu")
+PROVIDERS = ("auto", "cpu", "cuda")
+_NOT_IN_RECORDS = ("decoder", "provider", "cache", "workers", "clip_timeout_s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,18 +31,26 @@ class Settings:
     insightface_pack: str
     insightface_root: str
     face_size: int  # px
+    detect_every: int  # sampled frames
+    align: bool
     margin: float  # added on each side of the face box, in shares of its longer side
     missing: str
     min_found_share: float
+    decoder: str
+    provider: str
     cache: str
     workers: int
     clip_timeout_s: float
 
     def __post_init__(self) -> None:
-        if self.detector not in DETECTORS:
-            raise did_you_mean("prepare.detector", self.detector, DETECTORS)
-        if self.missing not in MISSING:
-            raise did_you_mean("prepare.missing", self.missing, MISSING)
+        for field, names in (
+            ("detector", DETECTORS),
+            ("missing", MISSING),
+            ("decoder", DECODERS),
+            ("provider", PROVIDERS),
+        ):
+            if getattr(self, field) not in names:
+                raise did_you_mean(f"prepare.{field}", getattr(self, field), names)
         for field, valid, expected in (
             (
                 "detector_sizes",
@@ -49,6 +59,7 @@ class Settings:
             ),
             ("detector_threshold", 0 < self.detector_threshold < 1, "a number between 0 and 1"),
             ("face_size", 16 <= self.face_size <= 512, "16 to 512 px"),
+            ("detect_every", self.detect_every >= 1, "1 or more"),
             ("margin", 0 <= self.margin <= 2, "a share between 0 and 2"),
             ("min_found_share", 0 <= self.min_found_share <= 1, "a share between 0 and 1"),
             ("workers", self.workers >= 0, "0 (one per core) or more"),
