@@ -34,7 +34,7 @@ class Detector(Protocol):
 
 def create_detector(settings: Settings) -> Detector:
     """The detector that a config names. Raises UserError where its weights or packages can't be had."""
-    how = {
+    how: dict[str, Any] = {
         "sizes": settings.detector_sizes,
         "threshold": settings.detector_threshold,
         "providers": hardware.providers(settings),

@@ -155,7 +155,7 @@ def crop(
         grow = (square[2] - square[0]) * np.float32(0.21)
         large = crop(frame, square + np.array([-grow, -grow, grow, grow], np.float32), size=round(1.42 * size))
         middle = (len(large) - 1) / 2
-        turn = cv2.getRotationMatrix2D((middle, middle), np.degrees(roll), 1.0)
+        turn = np.asarray(cv2.getRotationMatrix2D((middle, middle), np.degrees(roll), 1.0), np.float64)
         turn[:, 2] -= middle - (size - 1) / 2
         return cv2.warpAffine(large, turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     left, top = np.floor(square[:2]).astype(int)

@@ -1,8 +1,10 @@
 """Media files to frames at 5 Hz and sound at 16 kHz."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator
 
+import av
 import decord
 import numpy as np
 import soxr
@@ -16,7 +18,8 @@ _DECODE_RATE_HZ = 48_000
 
 
 _DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError, ValueError)
-_MOST_BYTES = 200_000_000  # of decoded frames held at a time: 72 of 720p
+_KEPT_BYTES = 100_000_000  # of the frames of a clip that is decoded once: 36 of 720p, 7 s
+_CHUNK_BYTES = 20_000_000  # of a longer clip, at a time; decord holds several times as much itself
 
 
 class MediaError(Exception):
@@ -52,6 +55,7 @@ class Video:
         start_s, end_s = spans[0, 0], spans[-1, 1]
         if not np.isfinite(end_s) or end_s <= start_s:
             raise MediaError("the frames carry no usable time stamps")
+        self._path = path
         self._indices = nearest(spans[:, 0] - start_s, sample_times(float(end_s - start_s)))
         self.shape: tuple[int, int] = (0, 0)  # height and width, known from the first frame on
         self._kept: UInt8[np.ndarray, "T H W 3"] | None = None
@@ -71,11 +75,11 @@ class Video:
             return
         first = self._decode(self._indices[:1])
         self.shape = first.shape[1:3]
-        chunk = max(1, _MOST_BYTES // first.nbytes)
-        if len(self) <= chunk:
+        if len(self) * first.nbytes <= _KEPT_BYTES:
             self._kept = self._decode(self._indices)
             yield from self._kept
             return
+        chunk = max(1, _CHUNK_BYTES // first.nbytes)
         for start in range(0, len(self), chunk):
             yield from self._decode(self._indices[start : start + chunk])
 
@@ -83,11 +87,33 @@ class Video:
         try:
             return self._video.get_batch(indices).asnumpy()
         except _DECORD_ERRORS as error:
-            raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
+            # Some HEVC files stop decord short (its decoder takes FFmpeg's "again" for an error), and not PyAV.
+            frames = _decode_with_av(self._path, indices)
+            if len(frames) < len(indices):
+                raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
+            return np.stack(frames)
+
+
+def _decode_with_av(path: pathlib.Path, indices: Int[np.ndarray, "n"]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The frames of `indices`, as many as can be decoded; none of a film that is to be turned."""
+    wanted: list[int] = indices.tolist()
+    frames: list[np.ndarray] = []
+    with contextlib.suppress(av.FFmpegError), av.open(str(path)) as reader:
+        for index, frame in enumerate(reader.decode(video=0)):
+            if len(frames) == len(wanted) or frame.rotation:
+                break
+            if index == wanted[len(frames)]:
+                frames.append(frame.to_ndarray(format="rgb24"))
+    return frames
 
 
 def read_audio(path: pathlib.Path) -> Int16[np.ndarray, "N"]:
     """The sound of a media file as 16 kHz mono. Raises MediaError, also where there is no audio track."""
+    return resample(*decode_audio(path))
+
+
+def decode_audio(path: pathlib.Path) -> tuple[Float32[np.ndarray, "n"], int]:
+    """The sound of a media file as mono in [-1, 1] and its rate in Hz. Raises MediaError."""
     if path.suffix.lower() in (".wav", ".flac"):
         import soundfile
 
@@ -95,16 +121,17 @@ def read_audio(path: pathlib.Path) -> Int16[np.ndarray, "N"]:
             sound, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise MediaError(f"the sound cannot be decoded: {_one_line(error)}") from error
-        return resample(sound.mean(axis=1), rate_hz)
+        return sound.mean(axis=1), rate_hz
     try:
-        # decord's own mono is the channels' sum over the square root of two, which clips what is loud.
-        sound = decord.AudioReader(str(path), sample_rate=_DECODE_RATE_HZ, mono=False)[:].asnumpy()
+        # decord's own mono is the channels' sum over the square root of two, which clips what is loud. Its `[:]` makes
+        # a Python list of every sample's index (2.5 GB for ten minutes), so its array is taken as it is.
+        channels = decord.AudioReader(str(path), sample_rate=_DECODE_RATE_HZ, mono=False)._array
     except _DECORD_ERRORS as error:
         message = _one_line(error)
         if "Can't find audio stream" in message:
             raise MediaError("no audio track") from error
         raise MediaError(f"the sound cannot be decoded: {message}") from error
-    return resample(sound.mean(axis=0), _DECODE_RATE_HZ)
+    return channels.mean(axis=0), _DECODE_RATE_HZ
 
 
 def resample(mono: Float32[np.ndarray, "n"], rate_hz: int) -> Int16[np.ndarray, "N"]:
