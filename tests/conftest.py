@@ -4,12 +4,16 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from fusion_emotion.prepare.settings import Settings
 
+# The same examples in every run, and no deadline: the machine of a test run has other things to do.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 install_import_hook("fusion_emotion", "typecheck.check")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

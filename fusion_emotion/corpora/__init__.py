@@ -21,7 +21,7 @@ def label_names(corpus: str) -> tuple[str, ...]:
 def find_clips(
     corpus: str, root: pathlib.Path, *, audio_alone: bool, channel: str, actors: Sequence[str] = ()
 ) -> tuple[list[Clip], list[tuple[str, str]]]:
-    """The clips below `root` of a channel and of `actors` (all where none is named), and (path, reason) of every name passed over.
+    """The clips below `root` of a channel and of `actors` (all where none is named), and what was passed over.
 
     Fusion and video take audio-video files (RAVDESS modality 01). `audio_alone` takes the audio-only files (03) where
     there are any, else the sound of the audio-video ones: never both, for they are the same takes.

@@ -66,12 +66,20 @@ def find_clips(root: pathlib.Path, *, corpus: str = "ravdess") -> tuple[list[Cli
     Symbolic links are followed, but no folder is entered twice, so a loop of them cannot trap the walk.
     """
     clips: dict[str, Clip] = {}
-    passed_over = []
+    passed_over: list[tuple[str, str]] = []
     entered = {os.path.realpath(root)}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        fresh = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(subfolders)}
-        subfolders[:] = [name for name, real in fresh.items() if real not in entered]
-        entered.update(fresh.values())
+
+    def unreadable(error: OSError) -> None:
+        passed_over.append((str(error.filename), f"the folder cannot be read: {error.strerror}"))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=unreadable):
+        fresh = []
+        for name in sorted(subfolders):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in entered:
+                entered.add(real)
+                fresh.append(name)
+        subfolders[:] = fresh
         for name in sorted(names):
             path = pathlib.Path(folder, name)
             if path.suffix.lower() not in EXTENSIONS or name.startswith("."):

@@ -1,5 +1,6 @@
 """The best checkpoint of a workdir to `results.json` and `predictions.jsonl`."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ import numpy as np
 
 from fusion_emotion import metrics
 from fusion_emotion.corpora import protocols
+from fusion_emotion.evaluate import statistics
 from fusion_emotion.evaluate.table import percent, table
 from fusion_emotion.prepare.records import atomic
 from fusion_emotion.train import devices
@@ -64,6 +66,17 @@ def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
             "loss": outcome.loss,
             "clip": _measures(outcome.clip_confusion),
             "window": _measures(outcome.window_confusion),
+            "intervals": _intervals(outcome),
+            "expected_calibration_error": statistics.calibration(outcome.clip_log_prob, outcome.windows.labels).ece,
+            "by": {
+                by: {
+                    value: dataclasses.asdict(group)
+                    for value, group in statistics.breakdown(
+                        outcome.windows.rows, outcome.windows.labels, outcome.predicted, by
+                    ).items()
+                }
+                for by in ("speaker", "sex", "intensity", "statement")
+            },
         },
         "parameters": parameter_count(state.params),
         "train_seconds": log[-1]["seconds"] if log else None,
@@ -108,6 +121,18 @@ def _measures(confusion: np.ndarray) -> dict[str, Any]:
         "confusion": confusion.tolist(),
         "count": int(confusion.sum()),
     }
+
+
+def _intervals(outcome: Outcome) -> dict[str, list[float]] | None:
+    """95 % bootstrap intervals over the speakers of the test part; none of fewer than four: they would be too narrow."""
+    speakers = [row.speaker for row in outcome.windows.rows]
+    if len(set(speakers)) < 4:
+        return None
+    intervals = {
+        name: statistics.bootstrap_interval(outcome.windows.labels, outcome.predicted, speakers, statistic=name, seed=0)
+        for name in ("uar", "war", "macro_f1")
+    }
+    return {name: [interval.low, interval.high] for name, interval in intervals.items()}
 
 
 def _predictions(outcome: Outcome) -> list[dict[str, Any]]:
@@ -183,6 +208,16 @@ def results_table(results: dict[str, Any]) -> str:
         ]
         for level in ("clip", "window")
     ]
+    intervals = results["test"]["intervals"]
+    over_speakers = (
+        [
+            f"  95 % of resampled speakers have a clip-level UAR of {percent(intervals['uar'][0])} to "
+            f"{percent(intervals['uar'][1])}",
+            "",
+        ]
+        if intervals
+        else []
+    )
     recalls = [
         [name, percent(recall)]
         for name, recall in zip(results["label_names"], results["test"]["clip"]["recalls"], strict=True)
@@ -194,6 +229,7 @@ def results_table(results: dict[str, Any]) -> str:
             "",
             table(["level", "UAR", "WAR", "macro-F1", "chance UAR"], rows),
             "",
+            *over_speakers,
             table(["emotion", "recall (clip)"], recalls),
         ]
     )

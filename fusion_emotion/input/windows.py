@@ -50,12 +50,10 @@ def n_times(row: Row) -> int:
 
 def windows_of(rows: Sequence[Row]) -> Windows:
     """Consecutive windows of one second from the start of each clip; a shorter clip is one window."""
-    starts = [range(0, max(n_times(row) - STRIP_FRAMES, 0) + 1, STRIP_FRAMES) for row in rows]
-    return Windows(
-        rows,
-        np.repeat(np.arange(len(rows)), [len(s) for s in starts]),
-        np.concatenate([np.asarray(s) for s in starts]) if rows else np.zeros(0, int),
-    )
+    counts = np.array([max(1, n_times(row) // STRIP_FRAMES) for row in rows], int)
+    clip = np.repeat(np.arange(len(rows)), counts)
+    first = np.cumsum(counts) - counts
+    return Windows(rows, clip, STRIP_FRAMES * (np.arange(len(clip)) - first[clip]))
 
 
 def usable_rows(folder: pathlib.Path, modalities: str) -> tuple[list[Row], Counter[str]]:
@@ -78,13 +76,14 @@ def split_windows(rows: Sequence[Row], split: Mapping[str, Any]) -> dict[Part, W
     """The windows of each part under the protocol of a config's `split` section."""
     every = windows_of(rows)
     by_window = split["protocol"] == "random_windows"
-    drawn = protocols.draw(
-        [
-            protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex)
-            for row in ([rows[i] for i in every.clip] if by_window else rows)
-        ],
-        split["protocol"],
-        **{name: split[name] for name in ("fold", "n_folds", "test_fraction", "validation_fraction", "seed")},
+    items = [protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex) for row in rows]
+    drawn = np.array(
+        protocols.draw(
+            [items[i] for i in every.clip] if by_window else items,
+            split["protocol"],
+            **{name: split[name] for name in ("fold", "n_folds", "test_fraction", "validation_fraction", "seed")},
+        )
     )
-    parts = np.asarray(drawn) if by_window else np.asarray(drawn)[every.clip]
-    return {part: every.part(parts == part) for part in protocols.PARTS}
+    # Compared before it is spread over the windows, of which there are several to a clip.
+    chosen = {part: drawn == part for part in protocols.PARTS}
+    return {part: every.part(there if by_window else there[every.clip]) for part, there in chosen.items()}

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from fusion_emotion.errors import did_you_mean
+from fusion_emotion.errors import UserError, did_you_mean
 from fusion_emotion.models.audio_lstm import AudioLSTM
 from fusion_emotion.models.layers import dropout
 from fusion_emotion.models.strip_cnn import OriginalStripCNN, StripCNN
@@ -52,6 +52,11 @@ def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | 
     for field, valid in (("modalities", MODALITIES), ("strip_network", STRIP_NETWORKS), ("dtype", DTYPES)):
         if config[field] not in valid:
             raise did_you_mean(f"model.{field}", config[field], valid)
+    if config["mfcc"]["n_mfcc"] > config["mfcc"]["n_mels"]:
+        raise UserError(
+            f"model.mfcc.n_mfcc={config['mfcc']['n_mfcc']} is more than n_mels={config['mfcc']['n_mels']}: "
+            "there are as many coefficients as mel bands"
+        )
     dtype = jnp.dtype(config["dtype"])
     modalities = config["modalities"].split("+")
     features = config["features"]

@@ -46,7 +46,7 @@ class BatchNorm(nn.Module):
         else:
             batch_mean, batch_var = mean.value, var.value
         factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
-        return (x * factor + (bias - batch_mean * factor)).astype(x.dtype)
+        return ((x - batch_mean) * factor + bias).astype(x.dtype)
 
     def _sum(self, tree):  # type: ignore[no-untyped-def]
         if self.axis_name is None or self.is_initializing():

@@ -1,0 +1,231 @@
+"""How sure a number is: intervals and tests over speakers, calibration, and measures by group.
+
+Clips of one speaker are alike, so speakers, not clips, are what is drawn and swapped here. To measure a whole
+cross-validation, concatenate the clips of its folds' test parts: each is there once.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float, Int, Real
+
+from fusion_emotion import metrics
+from fusion_emotion.prepare.records import Row
+
+Statistic = Literal["uar", "war", "macro_f1"]
+
+TEMPERATURES = (0.05, 20.0)
+_ROUNDING = 1e-9
+
+
+def _uar(confusions: Real[np.ndarray, "batch C C"]) -> Float[np.ndarray, "batch"]:
+    total = confusions.sum(axis=-1)
+    recalls = np.diagonal(confusions, axis1=-2, axis2=-1) / np.maximum(total, 1)
+    return recalls.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1)
+
+
+def _war(confusions: Real[np.ndarray, "batch C C"]) -> Float[np.ndarray, "batch"]:
+    correct = np.trace(confusions, axis1=-2, axis2=-1)
+    return correct / np.maximum(confusions.sum(axis=(-2, -1)), 1)
+
+
+def _macro_f1(confusions: Real[np.ndarray, "batch C C"]) -> Float[np.ndarray, "batch"]:
+    marks = confusions.sum(axis=-1) + confusions.sum(axis=-2)
+    f1 = 2 * np.diagonal(confusions, axis1=-2, axis2=-1) / np.maximum(marks, 1)
+    return f1.sum(axis=-1) / np.maximum((marks > 0).sum(axis=-1), 1)
+
+
+# Those of `metrics`, of many matrices at once.
+STATISTICS: Mapping[Statistic, Callable[[np.ndarray], np.ndarray]] = {
+    "uar": _uar,
+    "war": _war,
+    "macro_f1": _macro_f1,
+}
+
+
+def _by_speaker(
+    true: Int[np.ndarray, "n"], predicted: Int[np.ndarray, "n"], speakers: Sequence[str], n_classes: int
+) -> Float[np.ndarray, "S C C"]:
+    """A confusion matrix for each speaker, in the order of their names."""
+    names, speaker = np.unique(np.asarray(speakers), return_inverse=True)
+    cells = np.ravel_multi_index((speaker, true, predicted), (len(names), n_classes, n_classes))
+    counts = np.bincount(cells, minlength=len(names) * n_classes**2)
+    return counts.reshape(len(names), n_classes, n_classes).astype(float)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A statistic and the interval of confidence `level` around it, nan where there is one speaker."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+    n_speakers: int
+
+
+def bootstrap_interval(
+    true: Int[np.ndarray, "n"],
+    predicted: Int[np.ndarray, "n"],
+    speakers: Sequence[str],
+    *,
+    statistic: Statistic,
+    level: float = 0.95,
+    n_resamples: int = 10_000,
+    seed: int,
+) -> Interval:
+    """The percentile bootstrap over speakers (Efron & Tibshirani 1993, ch. 13).
+
+    Speakers are drawn with replacement, each with all of its clips. Of few speakers the interval is too narrow: in the
+    tests' simulation, one of 95 % holds the truth in 80 % of cases with 4 speakers, in 86 % with 6, in 91 % with 12 and
+    in 93 % with 24.
+    """
+    n_classes = int(max(true.max(), predicted.max())) + 1
+    confusions = _by_speaker(true, predicted, speakers, n_classes)
+    n_speakers = len(confusions)
+    # How often each speaker is drawn says all of a resample, and makes it one row of a matrix product; the first row
+    # is the sample itself.
+    times = np.ones((1 + n_resamples, n_speakers))
+    times[1:] = np.random.default_rng(seed).multinomial(n_speakers, times[0] / n_speakers, n_resamples)
+    value, *resampled = STATISTICS[statistic](np.tensordot(times, confusions, axes=1)).tolist()
+    if n_speakers == 1:
+        return Interval(value=value, low=np.nan, high=np.nan, level=level, n_speakers=1)
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=value, low=float(low), high=float(high), level=level, n_speakers=n_speakers)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How much better `a` is than `b`, and how often chance alone makes as large a difference."""
+
+    difference: float
+    p_value: float
+    exact: bool  # every permutation was counted
+    n_speakers: int
+
+
+def permutation_test(
+    true: Int[np.ndarray, "n"],
+    predicted_a: Int[np.ndarray, "n"],
+    predicted_b: Int[np.ndarray, "n"],
+    speakers: Sequence[str],
+    *,
+    statistic: Statistic,
+    n_permutations: int = 10_000,
+    seed: int,
+) -> Comparison:
+    """The paired, two-sided permutation test over speakers: `a` and `b` swap all clips of a speaker, or none.
+
+    Exact where there are at most `n_permutations` ways to swap. Else so many are drawn, and the answers as they are
+    count as one more: p = (1 + as extreme) / (1 + drawn) (Phipson & Smyth 2010). With S speakers p is at least 2 / 2^S.
+    """
+    n_classes = int(max(true.max(), predicted_a.max(), predicted_b.max())) + 1
+    a, b = (_by_speaker(true, predicted, speakers, n_classes) for predicted in (predicted_a, predicted_b))
+    n_speakers = len(a)
+    exact = 2**n_speakers <= n_permutations
+    if exact:
+        swaps = np.array(list(itertools.product((0.0, 1.0), repeat=n_speakers)))
+    else:
+        swaps = np.random.default_rng(seed).integers(0, 2, (1 + n_permutations, n_speakers)).astype(float)
+        # The answers as they are.
+        swaps[0] = 0
+    measure = STATISTICS[statistic]
+    swapped = np.tensordot(swaps, b - a, axes=1)
+    differences = measure(a.sum(axis=0) + swapped) - measure(b.sum(axis=0) - swapped)
+    # A tie must count as one, however its sum was rounded.
+    p_value = float(np.mean(np.abs(differences) >= abs(differences[0]) - _ROUNDING))
+    difference = float(differences[0])
+    return Comparison(difference=difference, p_value=p_value, exact=exact, n_speakers=n_speakers)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The expected calibration error and, for each bin of confidence, what a reliability plot shows."""
+
+    ece: float
+    edges: Float[np.ndarray, "edges"]
+    count: Int[np.ndarray, "bins"]
+    confidence: Float[np.ndarray, "bins"]  # mean, nan for an empty bin
+    accuracy: Float[np.ndarray, "bins"]
+
+
+def calibration(log_prob: Float[np.ndarray, "n C"], true: Int[np.ndarray, "n"], *, bins: int = 15) -> Calibration:
+    """Whether a confidence of x is right in a share x of the cases (Guo et al. 2017, equation 5).
+
+    The bins of confidence are equally wide and hold their upper edge. `log_prob` is normalised first, which a mean over
+    a clip's windows is not.
+    """
+    probability = np.exp(apply_temperature(log_prob, 1.0))
+    confidence = probability.max(axis=1)
+    correct = probability.argmax(axis=1) == true
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(which, weights=confidence, minlength=bins) / count
+        accuracy = np.bincount(which, weights=correct, minlength=bins) / count
+    gaps = np.abs(accuracy - mean_confidence)
+    return Calibration(
+        ece=float(np.nansum(count * gaps) / count.sum()),
+        edges=np.linspace(0, 1, bins + 1),
+        count=count,
+        confidence=mean_confidence,
+        accuracy=accuracy,
+    )
+
+
+def apply_temperature(log_prob: Float[np.ndarray, "n C"], temperature: float) -> Float[np.ndarray, "n C"]:
+    """Normalised log-probabilities, less sure for a temperature above 1; which class is first does not change."""
+    scaled = log_prob / temperature
+    scaled = scaled - scaled.max(axis=1, keepdims=True)
+    return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+
+
+def fit_temperature(log_prob_validation: Float[np.ndarray, "n C"], true: Int[np.ndarray, "n"]) -> float:
+    """The temperature of the least mean negative log-likelihood (Guo et al. 2017), within `TEMPERATURES`.
+
+    To be fitted on the validation part. Where every answer is right the likelihood has no maximum, and the lowest
+    temperature is returned.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = apply_temperature(log_prob_validation, np.exp(log_temperature))
+        return -float(scaled[np.arange(len(true)), true].mean())
+
+    # Over the logarithm, for a temperature of 2 is as far from 1 as one of 1/2.
+    found = scipy.optimize.minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """The measures of some clips."""
+
+    n: int
+    war: float
+    uar: float  # over the classes that these clips have
+
+
+def breakdown(
+    rows: Sequence[Row],
+    true: Int[np.ndarray, "n"],
+    predicted: Int[np.ndarray, "n"],
+    by: Literal["speaker", "sex", "intensity", "statement"],
+) -> dict[str, Group]:
+    """The measures of the clips of each value of a field of their rows, in the order of the values."""
+    values = np.array([getattr(row, by) for row in rows])
+    n_classes = int(max(true.max(), predicted.max())) + 1
+    groups = {}
+    for value in np.unique(values):
+        chosen = values == value
+        confusion = metrics.confusion_matrix(true[chosen], predicted[chosen], n_classes)
+        groups[str(value)] = Group(n=int(chosen.sum()), war=metrics.war(confusion), uar=metrics.uar(confusion))
+    return groups
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and the sample standard deviation (n - 1), over folds or seeds; nan where there is one value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

@@ -1,0 +1,83 @@
+"""The measures of a confusion matrix are scikit-learn's."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from fusion_emotion import metrics
+
+N_CLASSES = 8
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted classes; classes often lack examples, or predictions."""
+    n = draw(st.integers(1, 60))
+    highest = draw(st.integers(0, N_CLASSES - 1))
+    label = st.lists(st.integers(0, highest), min_size=n, max_size=n)
+    return np.array(draw(label)), np.array(draw(label))
+
+
+@settings(deadline=None)
+@given(answers())
+def test_equals_scikit_learn(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    true, predicted = pair
+    confusion = metrics.confusion_matrix(true, predicted, N_CLASSES)
+    np.testing.assert_array_equal(confusion, reference.confusion_matrix(true, predicted, labels=range(N_CLASSES)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        warnings.filterwarnings("ignore", message="A single label was found")
+        assert metrics.uar(confusion) == pytest.approx(reference.balanced_accuracy_score(true, predicted))
+    assert metrics.war(confusion) == pytest.approx(reference.accuracy_score(true, predicted))
+    assert metrics.macro_f1(confusion) == pytest.approx(reference.f1_score(true, predicted, average="macro"))
+    np.testing.assert_allclose(
+        metrics.recalls(confusion)[np.unique(true)],
+        reference.recall_score(true, predicted, labels=np.unique(true), average=None),
+    )
+
+
+@settings(deadline=None)
+@given(answers())
+def test_recall_is_nan_exactly_where_there_is_no_example(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    true, predicted = pair
+    recalls = metrics.recalls(metrics.confusion_matrix(true, predicted, N_CLASSES))
+    assert set(np.flatnonzero(~np.isnan(recalls))) == set(true)
+
+
+# Class 2 has no example, yet one is called so; class 3 is neither.
+BY_HAND = np.array([[3, 1, 0, 0], [2, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_by_hand() -> None:
+    np.testing.assert_allclose(metrics.recalls(BY_HAND), [3 / 4, 1 / 4, np.nan, np.nan])
+    assert metrics.uar(BY_HAND) == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert metrics.war(BY_HAND) == pytest.approx(4 / 8)
+    # 2 TP / (true + predicted): 6 / 9, 2 / 6, 0 / 1; the class that is neither has none
+    assert metrics.macro_f1(BY_HAND) == pytest.approx((6 / 9 + 2 / 6 + 0) / 3)
+    assert metrics.chance_level(BY_HAND) == 1 / 2
+
+
+def test_rows_are_true_and_columns_predicted() -> None:
+    confusion = metrics.confusion_matrix(np.array([0, 0, 2]), np.array([1, 1, 0]), 3)
+    np.testing.assert_array_equal(confusion, [[0, 2, 0], [0, 0, 0], [1, 0, 0]])
+
+
+def test_a_constant_answer_reaches_the_chance_level() -> None:
+    true = np.repeat(np.arange(N_CLASSES), np.arange(1, N_CLASSES + 1))
+    confusion = metrics.confusion_matrix(true, np.zeros_like(true), N_CLASSES)
+    assert metrics.uar(confusion) == pytest.approx(metrics.chance_level(confusion)) == 1 / N_CLASSES
+
+
+def test_nothing_at_all_is_no_number_rather_than_an_error() -> None:
+    nothing = metrics.confusion_matrix(np.zeros(0, int), np.zeros(0, int), N_CLASSES)
+    assert nothing.shape == (N_CLASSES, N_CLASSES)
+    assert nothing.sum() == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(metrics.uar(nothing))
+        assert np.isnan(metrics.macro_f1(nothing))
+        assert np.isnan(metrics.recalls(nothing)).all()
