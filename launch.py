@@ -21,7 +21,8 @@ _MODE = flags.DEFINE_enum(
     "train",
     list(modes.MODES),
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
-    "report: write report.html again; download: fetch RAVDESS.",
+    "report: write report.html again; inspect: write prepared.html, what came of the preparation; "
+    "download: fetch RAVDESS.",
 )
 CONFIGS = sorted(path for path in pathlib.Path("configs").glob("*.py") if path.stem != "__init__")
 

@@ -1,5 +1,6 @@
 """What `launch.py --mode=...` does: each mode is one function of a config and a workdir."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 REPORT = "report.html"
+PREPARED = "prepared.html"
 
 # What a workdir's model does not depend on, and so may differ when it is used again.
 _FREE = (("data", "root"), ("prepare", "cache"), ("prepare", "workers"), ("prepare", "insightface_root"))
@@ -27,6 +29,7 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     _check_owner(config, workdir)
     setup = _set_up(config, workdir)
     _save_config(config, workdir)
+    _guard(setup)
     loop.train(setup, workdir)
     _evaluate(setup, workdir)
 
@@ -69,6 +72,37 @@ def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
     print(f"records in {folder}")
 
 
+def inspect(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Prepare the corpus of a config unless it was before, and write a page that shows what came of it."""
+    del workdir
+    _check(config)
+    folder = prepared(config)
+    from fusion_emotion.evaluate.inspect import write_prepared
+
+    write_prepared(folder, folder / PREPARED)
+    print(f"prepared: {folder / PREPARED}")
+
+
+def baselines(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Print what simple classifiers reach on the config's split: anyone's model must beat them."""
+    from fusion_emotion import metrics
+    from fusion_emotion.evaluate.baselines import MEANING, baseline
+    from fusion_emotion.evaluate.table import percent, table
+
+    _check(config)
+    setup = _set_up(config, workdir)
+    _guard(setup)
+    rows = []
+    for name, meaning in MEANING.items():
+        if name == "egemaps" and importlib.util.find_spec("opensmile") is None:
+            print("egemaps is left out: pip install -r requirements-baselines.txt")
+            continue
+        confusion = baseline(name, setup).clip_confusion
+        rows.append([meaning, percent(metrics.uar(confusion)), percent(metrics.war(confusion))])
+    print(f"\ntest part of protocol {config['split']['protocol']}, fold {config['split']['fold']}, clip level:\n")
+    print(table(["baseline", "UAR", "WAR"], rows))
+
+
 def download(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Fetch what the config needs of RAVDESS into data.root; what is there already is not fetched again."""
     del workdir
@@ -87,7 +121,15 @@ def download(config: dict[str, Any], workdir: pathlib.Path) -> None:
     )
 
 
-MODES = {"train": train, "prepare": prepare, "evaluate": evaluate, "report": report, "download": download}
+MODES = {
+    "train": train,
+    "prepare": prepare,
+    "evaluate": evaluate,
+    "report": report,
+    "inspect": inspect,
+    "baselines": baselines,
+    "download": download,
+}
 
 
 def load_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -144,6 +186,9 @@ def _check(config: dict[str, Any]) -> None:
             f"choose a multiple of {PATCH_SIZES.step} from {PATCH_SIZES.start} px"
         )
     create_schedule(config["train"], n_steps=1, steps_per_epoch=1)
+    for field, seed in (("seed", config["seed"]), ("split.seed", config["split"]["seed"])):
+        if not 0 <= seed < 2**32:
+            raise UserError(f"{field}={seed} is out of range: expected 0 to 2**32 - 1")
     protocols.check_settings(
         config["split"]["protocol"],
         test_fraction=config["split"]["test_fraction"],
@@ -205,6 +250,15 @@ def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":
     if setup.set_aside:
         print("set aside  " + ", ".join(f"{count} {reason}" for reason, count in setup.set_aside.items()))
     return setup
+
+
+def _guard(setup: "Setup") -> None:
+    """Print what the parts of the split share. Raises UserError where the protocol promises that they do not."""
+    from fusion_emotion.input.leaks import check_split
+
+    found = check_split(setup.folder, setup.windows, protocol=setup.config["split"]["protocol"])
+    print(found.text())
+    found.raise_errors()
 
 
 def _evaluate(setup: "Setup", workdir: pathlib.Path) -> None:

@@ -124,7 +124,7 @@ def _measures(confusion: np.ndarray) -> dict[str, Any]:
 
 
 def _intervals(outcome: Outcome) -> dict[str, list[float]] | None:
-    """95 % bootstrap intervals over the speakers of the test part; none of fewer than four: they would be too narrow."""
+    """95 % bootstrap intervals over the speakers of the test part; none of fewer than four, where they are narrow."""
     speakers = [row.speaker for row in outcome.windows.rows]
     if len(set(speakers)) < 4:
         return None

@@ -1,4 +1,4 @@
-"""The pictures of a report: pure functions of data to matplotlib figures, and figures to data URIs.
+"""The pictures of the pages: pure functions of data to matplotlib figures, and figures to data URIs.
 
 Colours are Okabe & Ito's (2008), which the colour-blind tell apart, and each line also has its own dash and marker. No
 pyplot, so that neither a backend nor a window is chosen for whoever calls.
@@ -14,12 +14,17 @@ from jaxtyping import Float, Int, Int16, UInt8
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ
 
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#595959"
 
 _WIDTH_IN = 4.8
+_CARD_WIDTH_IN = 3.3  # three of them side by side
+_STRIP_HEIGHT_PX = 96  # at most
+_ENVELOPE_COLUMNS = 500
 _LINES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"))
 _MOST_MARKERS = 40
 _DYNAMIC_RANGE_DB = 70
@@ -178,23 +183,73 @@ def example(
         axes.set_yticks([])
     if waveform is not None:
         axes = next(unused)
-        axes.imshow(
-            spectrogram_db(waveform),
-            cmap=colormaps["Greys"],
-            vmin=-_DYNAMIC_RANGE_DB,
-            vmax=0,
-            origin="lower",
-            extent=(start_s, start_s + 1, 0, SAMPLE_RATE_HZ / 2000),
-            aspect="auto",
-            interpolation="bilinear",
-        )
-        axes.set_yticks([0, 4, 8])
-        axes.set_ylabel("kHz", labelpad=2)
+        _draw_spectrogram(axes, waveform, start_s=start_s)
         axes.spines[["left", "bottom"]].set_visible(True)
     for axes, sentence in zip(unused, missing, strict=True):
         axes.set_facecolor("#eeeeee")
         axes.set_yticks([])
         axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", style="italic")
+    return figure
+
+
+@_styled
+def sound(waveform: Int16[np.ndarray, "samples"]) -> Figure:
+    """A clip's sound: its waveform, as high as its own peak, above its spectrogram."""
+    figure = Figure(figsize=(_CARD_WIDTH_IN, 1.5))
+    # Placed by hand, so that those of a sheet stand one below the other.
+    below = figure.add_axes((0.1, 0.26, 0.88, 0.42))
+    above = figure.add_axes((0.1, 0.7, 0.88, 0.29), sharex=below)
+    columns = np.array_split(waveform.astype(np.int32), min(_ENVELOPE_COLUMNS, len(waveform)))
+    time_s = np.linspace(0, len(waveform) / SAMPLE_RATE_HZ, len(columns))
+    low, high = [column.min() for column in columns], [column.max() for column in columns]
+    above.fill_between(time_s, low, high, color=BLUE, linewidth=0.5)
+    peak = max(max(high), -min(low), 1)
+    above.set_ylim(-peak, peak)
+    above.set_axis_off()
+    _draw_spectrogram(below, waveform, start_s=0)
+    below.set_xlabel("time in the clip (s)", labelpad=1)
+    return figure
+
+
+def _draw_spectrogram(axes: Axes, waveform: Int16[np.ndarray, "samples"], *, start_s: float) -> None:
+    axes.imshow(
+        spectrogram_db(waveform),
+        cmap=colormaps["Greys"],
+        vmin=-_DYNAMIC_RANGE_DB,
+        vmax=0,
+        origin="lower",
+        extent=(start_s, start_s + len(waveform) / SAMPLE_RATE_HZ, 0, SAMPLE_RATE_HZ / 2000),
+        aspect="auto",
+        interpolation="bilinear",
+    )
+    axes.set_yticks([0, 4, 8])
+    axes.set_ylabel("kHz", labelpad=2)
+
+
+@_styled
+def histogram(
+    values: Float[np.ndarray, "clips"], *, xlabel: str, span: tuple[float | None, float | None] = (None, None)
+) -> Figure:
+    """How many clips have which value, with a line at the median; of `span`, None is where the values themselves end.
+
+    A bar of a single clip among thousands is still drawn a line's width high, so that an outlier is seen.
+    """
+    low, high = (end if end is not None else each for end, each in zip(span, (values.min(), values.max()), strict=True))
+    counts, edges = np.histogram(values, bins=25, range=(low, high))
+    there = counts > 0
+    figure = Figure(figsize=(_CARD_WIDTH_IN, 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(
+        edges[:-1][there], counts[there], np.diff(edges)[there], align="edge", color=BLUE, edgecolor=BLUE, linewidth=1.5
+    )
+    median = float(np.median(values))
+    axes.axvline(median, color=VERMILLION, linestyle="--", linewidth=1.4)
+    axes.set_title(f"median {median:.3g}".replace("-", "−"), loc="right", size=8, color=GREY)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("clips")
+    axes.set_xlabel(xlabel)
     return figure
 
 
@@ -225,6 +280,15 @@ def jpeg_uri(figure: Figure) -> str:
     """A figure as a data URI of a JPEG, for figures that hold photographs."""
     out = io.BytesIO()
     figure.savefig(out, format="jpeg", dpi=190, pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
+    return _data_uri("image/jpeg", out)
+
+
+def strip_uri(strip: UInt8[np.ndarray, "S width 3"]) -> str:
+    """A strip as a data URI of a JPEG, pixel by pixel; one that is large is made smaller."""
+    picture = Image.fromarray(strip)
+    picture.thumbnail((picture.width, _STRIP_HEIGHT_PX))
+    out = io.BytesIO()
+    picture.save(out, format="jpeg", quality=88, subsampling=0, optimize=True)
     return _data_uri("image/jpeg", out)
 
 

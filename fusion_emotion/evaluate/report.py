@@ -1,21 +1,19 @@
 """The results of a workdir to one HTML file that can be sent to someone: nothing beside it, no script in it."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures
+from fusion_emotion.evaluate import figures, page
 from fusion_emotion.evaluate.evaluate import PREDICTIONS, RESULTS
-from fusion_emotion.evaluate.table import percent
-from fusion_emotion.prepare.records import MANIFEST, Row, atomic, read_rows
+from fusion_emotion.evaluate.page import duration
+from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
 from fusion_emotion.prepare.settings import STRIP_FRAMES
 from fusion_emotion.train.writer import read_metrics
 
@@ -36,15 +34,6 @@ OVERLAP = {
     ),
 }
 SYNTHETIC = "The sample corpus is synthetic: a proof of the pipeline, not of emotion recognition."
-
-_CORPUS_TITLES = {"ravdess": "RAVDESS", "sample": "the synthetic sample corpus"}
-_CREDITS = {
-    "ravdess": (
-        "Pictures and sound are of RAVDESS (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391), cropped and resampled, "
-        "under its licence CC BY-NC-SA 4.0; who passes them on does so under the same licence."
-    ),
-    "sample": "The faces are warps of NASA's public-domain portrait of Eileen Collins; the voices are espeak-ng's.",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,30 +63,23 @@ def write_report(setup: "Setup", workdir: pathlib.Path, path: pathlib.Path) -> N
     predictions = _predictions(workdir)
     if {row["clip_id"] for row in predictions} != {row.clip_id for row in setup.windows["test"].rows}:
         raise _evaluate_first(workdir, PREDICTIONS, "is of other clips than the test part")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fusion_emotion", "evaluate"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "duration": duration}
-    html = environment.get_template("report.html").render(
+    page.write(
+        path,
+        "report.html",
         results=results,
-        corpus_title=_CORPUS_TITLES.get(results["corpus"], results["corpus"]),
+        corpus_title=page.CORPUS_TITLES.get(results["corpus"], results["corpus"]),
         notes=notes(results),
         levels=[("clip", results["test"]["clip"]), ("window", results["test"]["window"])],
         emotions=_emotions(results),
         pictures=_pictures(results, read_metrics(workdir)),
         examples=_examples(setup, results, predictions),
         incomplete=_incomplete(setup.folder / MANIFEST),
-        settings=list(_leaves(results["config"])),
-        credit=_CREDITS.get(results["corpus"], ""),
+        settings=list(page.leaves(results["config"])),
+        credit=page.CREDITS.get(results["corpus"], ""),
         command=f"python launch.py --mode=evaluate --workdir={shlex.quote(workdir.name)}",
         workdir=workdir.name,
+        training_time="unknown" if results["train_seconds"] is None else duration(results["train_seconds"]),
     )
-    with atomic(path) as partial:
-        partial.write_text(html, encoding="utf-8")
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
@@ -113,23 +95,11 @@ def choose(predictions: Sequence[Mapping[str, Any]], label: int) -> list[Mapping
 
     The order is that of a hash of the clip's name, so that neither looks nor confidence choose.
     """
-    clips = sorted(
-        (row for row in predictions if row["label"] == label),
-        key=lambda row: hashlib.sha256(row["clip_id"].encode()).digest(),
-    )
+    clips = sorted((row for row in predictions if row["label"] == label), key=lambda row: page.hashed(row["clip_id"]))
     right = [row for row in clips if row["predicted"] == label]
     wrong = [row for row in clips if row["predicted"] != label]
     mixed = [*right[:1], *wrong[:1], *right[1:], *wrong[1:]]
     return mixed[:EXAMPLES_PER_EMOTION]
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    minutes, hours = whole // 60, whole // 3600
-    return f"{minutes} min {whole % 60} s" if minutes < 120 else f"{hours} h {minutes % 60} min"
 
 
 def _results(workdir: pathlib.Path) -> dict[str, Any]:
@@ -266,14 +236,3 @@ def _examples(
 def _incomplete(manifest: pathlib.Path) -> list[Row]:
     """The clips of the corpus that are quarantined or lack something, with the reason."""
     return [row for row in read_rows(manifest) if row.reason]
-
-
-def _leaves(tree: Mapping[str, Any], *path: str) -> Iterator[tuple[str, str]]:
-    """The fields of a config by their dotted names; of a folder only its last name, for the rest is this computer's."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, *path, name)
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            folder = pathlib.PurePath(text)
-            yield ".".join((*path, name)), f"…/{folder.name}" if folder.is_absolute() else text
