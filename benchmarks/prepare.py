@@ -34,7 +34,7 @@ from fusion_emotion.prepare.settings import Settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/ravdess.py")
 _PEER_CLIPS = flags.DEFINE_integer("peer_clips", 2, "Clips that the peers' recipe is measured on; 0: none.")
-_MEMORY_CLIPS = flags.DEFINE_integer("memory_clips", 0, "Clips, repeated, over which a worker's memory is watched.")
+_MEMORY_CLIPS = flags.DEFINE_integer("memory_clips", 0, "Only watch a worker's memory, over so many clips.")
 _ROUNDS = 3
 _REPEATS = 3
 
@@ -151,6 +151,13 @@ def main(argv: list[str]) -> None:
     settings = Settings(**{**settings.__dict__, "workers": settings.workers or 2})
     argument, n = (clips, settings), _REPEATS * len(clips)
 
+    if _MEMORY_CLIPS.value:
+        memory = seconds_per_clip(prepare_all, argument, _MEMORY_CLIPS.value)[1]
+        tenth = max(1, len(memory) // 10)
+        print(f"memory of a worker over {len(memory)} clips, MB, the largest in each tenth:")
+        print("  " + "  ".join(f"{max(memory[i : i + tenth]) / 1024:.0f}" for i in range(0, len(memory), tenth)))
+        return
+
     spent = stages(clips, settings)
     total = sum(spent.values())
     print(f"{len(clips)} clips, one process, one thread:")
@@ -177,12 +184,6 @@ def main(argv: list[str]) -> None:
         print(f"  peers' recipe   {60 / peer:6.0f} clips/min; preparation does {peer / ours:.0f} times as many")
 
     detector_table(clips, settings)
-
-    if _MEMORY_CLIPS.value:
-        memory = seconds_per_clip(prepare_all, argument, _MEMORY_CLIPS.value)[1]
-        tenth = max(1, len(memory) // 10)
-        print(f"\nmemory of a worker over {len(memory)} clips, MB, the largest in each tenth:")
-        print("  " + "  ".join(f"{max(memory[i : i + tenth]) / 1024:.0f}" for i in range(0, len(memory), tenth)))
 
 
 if __name__ == "__main__":

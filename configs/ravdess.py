@@ -48,8 +48,10 @@ def get_config() -> ConfigDict:
     prepare.min_found_share = 0.5  # below this share of frames with a face, the clip counts as one without
     prepare.decoder = "auto"  # of video: cpu, gpu (NVDEC), or auto: gpu where decord was built for it
     prepare.provider = "auto"  # of the detector: cpu, cuda, or auto: cuda where onnxruntime-gpu runs
+    prepare.engine = "local"  # local: this machine; ray: as many as there are, see docs/scale.md
+    prepare.ray_address = ""  # of the head node; "": start Ray on this machine, "auto": the cluster this machine is in
     prepare.cache = "cache"  # folder of prepared corpora
-    prepare.workers = 0  # processes; 0: one per core
+    prepare.workers = 0  # processes on this machine; 0: one per core
     prepare.clip_timeout_s = 600.0  # a clip that takes longer is quarantined
 
     config.model = model = ConfigDict()

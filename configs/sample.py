@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     config.split.validation_fraction = 0.25
     config.prepare.detector = "centerface"
     config.prepare.detector_sizes = (320, 640)
-    # Two clips have a second without a face and two have a silent track; each keeps its other modality.
+    # Two clips have a second without a face and two have a silent track: each keeps what it has.
     config.prepare.missing = "keep"
+    config.prepare.min_found_share = 0.25
     config.train.epochs = 40
     return config

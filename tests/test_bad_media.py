@@ -62,7 +62,15 @@ def test_cut_with_its_index_in_front(tmp_path, tmp_path_factory, share):
     data = front.read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(data[: int(share * len(data))])
-    outcome(path)
+    row, _ = outcome(path)
+    # The decoder would show the first half of it and say nothing.
+    assert row.status == ("ok" if len(data) == path.stat().st_size else "quarantined")
+
+
+def test_a_link_to_nothing(tmp_path):
+    (tmp_path / "x.mp4").symlink_to(tmp_path / "gone.mp4")
+    row, _ = outcome(tmp_path / "x.mp4")
+    assert "cannot be read" in row.reason
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 import grain
 import msgpack
 import pytest
+
 from conftest import ROOT, settings_of
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError

@@ -40,6 +40,11 @@ def trained(folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return setup, workdir
 
 
+@pytest.fixture(scope="module")
+def results(trained) -> dict:
+    return evaluate(*trained)
+
+
 def newest(setup: loop.Setup, workdir: pathlib.Path) -> list[np.ndarray]:
     checkpoints = Checkpoints(workdir)
     source = setup.source("train")
@@ -49,32 +54,28 @@ def newest(setup: loop.Setup, workdir: pathlib.Path) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
-def test_it_learns_what_is_plain_to_see(trained):
-    setup, workdir = trained
-    results = evaluate(setup, workdir)
+def test_it_learns_what_is_plain_to_see(trained, results):
+    setup, _ = trained
     assert results["test"]["clip"]["uar"] > 0.8
     assert results["test"]["clip"]["count"] == setup.windows["test"].n_clips == 16
     assert results["test"]["window"]["count"] == len(setup.windows["test"])
 
 
-def test_evaluating_again_gives_the_same_numbers(trained):
-    first, second = (evaluate(*trained) for _ in range(2))
-    assert first["test"] == second["test"]
-    assert first["checkpoint"] == second["checkpoint"]
+def test_evaluating_again_gives_the_same_numbers(trained, results):
+    again = evaluate(*trained)
+    assert again["test"] == results["test"]
+    assert again["checkpoint"] == results["checkpoint"]
 
 
-def test_the_best_checkpoint_is_the_one_with_the_best_validation(trained):
-    setup, workdir = trained
-    rows = [row for row in read_metrics(workdir) if row["part"] == "validation"]
-    best = max(rows, key=score)
-    results = evaluate(setup, workdir)
+def test_the_best_checkpoint_is_the_one_with_the_best_validation(trained, results):
+    _, workdir = trained
+    best = max((row for row in read_metrics(workdir) if row["part"] == "validation"), key=score)
     assert results["checkpoint"]["step"] == best["step"]
     assert results["checkpoint"]["validation_uar"] == best["validation_uar"]
 
 
-def test_results_name_protocol_and_what_chose(trained):
-    setup, workdir = trained
-    results = evaluate(setup, workdir)
+def test_results_name_protocol_and_what_chose(trained, results):
+    _, workdir = trained
     assert results["protocol"]["name"] == "kfold"
     assert results["protocol"]["speaker_independent"]
     for speaker in results["parts"]["validation"]["speakers"]:

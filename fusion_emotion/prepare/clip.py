@@ -19,8 +19,7 @@ _FULL_SCALE = np.iinfo(np.int16).max
 def prepare_clip(clip: Clip, settings: Settings, detector: Detector | None) -> tuple[Row, Record | None]:
     """The row of a clip, and its record unless it is quarantined. Never raises for what a file may hold."""
     try:
-        if not clip.path.stat().st_size:
-            return quarantined(clip, settings, "the file is empty: fetch it again"), None
+        media.check_whole(clip.path)
         return _prepare(clip, settings, detector)
     except media.MediaError as error:
         return quarantined(clip, settings, str(error)), None

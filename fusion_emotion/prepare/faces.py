@@ -73,21 +73,22 @@ def track(frames: list[Faces], *, width: int, height: int) -> Track:
         return frames[time].box[index]
 
     for time, faces in enumerate(frames):
-        free = list(range(len(faces.box)))
-        # Longest chain first, so that an established face claims its detection before a stray one does.
-        for chain in sorted(chains, key=len, reverse=True):
+        pairs = []
+        for number, chain in enumerate(chains):
             last = max(chain)
             before = box_of(last, chain[last])
             size = _size(before)
-            best = min(free, key=lambda i: _distance(before, faces.box[i]), default=None)
-            if (
-                best is not None
-                and _distance(before, faces.box[best]) < _REACH * size * (time - last) ** 0.5
-                and 0.5 < _size(faces.box[best]) / size < 2
-            ):
-                chain[time] = best
-                free.remove(best)
-        chains.extend({time: i} for i in free)
+            for index, box in enumerate(faces.box):
+                distance = _distance(before, box) / size
+                if distance < _REACH * (time - last) ** 0.5 and 0.5 < _size(box) / size < 2:
+                    pairs.append((distance, number, index))
+        # The nearest pair first, so that a chain long unseen does not take another's face.
+        taken: set[int] = set()
+        for _, number, index in sorted(pairs):
+            if time not in chains[number] and index not in taken:
+                chains[number][time] = index
+                taken.add(index)
+        chains.extend({time: index} for index in range(len(faces.box)) if index not in taken)
     found = np.zeros(len(frames), bool)
     box = np.zeros((len(frames), 4), np.float32)
     roll = np.zeros(len(frames), np.float32)

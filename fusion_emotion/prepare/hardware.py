@@ -11,6 +11,15 @@ from fusion_emotion.prepare.settings import Settings
 def resolve(settings: Settings) -> Settings:
     """The settings with "auto" replaced by what there is. Raises UserError where what was asked for is missing."""
     decoder, provider = settings.decoder, settings.provider
+    if settings.engine == "ray":
+        # Ray hides the GPUs from a task that claims none, and what there is here says nothing about the other machines.
+        for field, value in (("decoder", decoder), ("provider", provider)):
+            if value not in ("auto", "cpu"):
+                raise UserError(
+                    f"prepare.{field}={value} does not go with prepare.engine=ray, whose tasks run on CPUs: "
+                    f"set --config.prepare.{field}=cpu"
+                )
+        decoder = provider = "cpu"
     if decoder != "cpu":
         missing = _no_gpu_decoder()
         if missing and decoder == "gpu":

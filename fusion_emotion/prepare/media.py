@@ -39,6 +39,34 @@ def nearest(timestamps: Float[np.ndarray, "frames"], times: Float[np.ndarray, "T
     return np.where(times - timestamps[left] <= timestamps[right] - times, left, right)
 
 
+def check_whole(path: pathlib.Path) -> None:
+    """Raise MediaError for an empty file or an mp4 that ends before its boxes do.
+
+    An mp4 with its index in front is decoded without complaint however much is missing behind. The boxes of the file
+    are laid out by ISO/IEC 14496-12, 4.2: a 32-bit size, a type and, for size 1, a 64-bit size.
+    """
+    size = path.stat().st_size
+    if not size:
+        raise MediaError("the file is empty: fetch it again")
+    if path.suffix.lower() not in (".mp4", ".mov", ".m4v"):
+        return
+    with path.open("rb") as file:
+        start = 0
+        while start + 8 <= size:
+            file.seek(start)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            if length == 0 or not header[4:8].isalnum():  # to the end of the file; or no mp4 at all
+                return
+            start += max(length, 8)
+    if start > size:
+        raise MediaError(
+            f"the file is cut short, {size} of at least {start} bytes: it cannot be decoded whole, fetch it again"
+        )
+
+
 class Video:
     """The frames of a video nearest to its sample times; `decoder` is "cpu" or "gpu" (NVDEC). Raises MediaError."""
 

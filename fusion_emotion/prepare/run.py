@@ -1,48 +1,48 @@
-"""A corpus to shards and a manifest: in parallel, once, and never again from the start.
-
-The clips, sorted by id, fall into groups; a group becomes one shard. A worker writes what a clip became to
-`pending/`, whole or not at all; when a group is complete, its shard and rows are written in order and its pending files
-go. So a run killed at any moment goes on where it was, and what it leaves does not depend on who finished first.
-"""
+"""A corpus to shards and a manifest: in parallel, once, and never again from the start."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import msgpack
-from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare import pool
+from fusion_emotion.prepare import groups as groups_
+from fusion_emotion.prepare import ray_engine
+from fusion_emotion.prepare.groups import Group
 from fusion_emotion.prepare.hardware import resolve
-from fusion_emotion.prepare.records import MANIFEST, SHARDS, Row, atomic, encode, read_rows, write_rows
+from fusion_emotion.prepare.records import MANIFEST, read_rows
 from fusion_emotion.prepare.settings import Settings
 
 GROUP = 64  # clips of a shard: 20 MB or so
-_PENDING = "pending"
+# A reader keeps every shard open: of a large corpus, shards are larger rather than more.
+MOST_SHARDS = 512
+
+# Closes groups, and yields the number of clips that are finished since it last did.
+Engine = Callable[[pathlib.Path, Sequence[Group], Settings], Iterator[int]]
 
 
-def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = GROUP) -> pathlib.Path:
-    """The cache folder of `clips`, prepared as `settings` say, `group` clips a shard; what is there is not done again.
+def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = 0) -> pathlib.Path:
+    """The cache folder of `clips`, prepared as `settings` say; what is there is not done again.
 
-    Raises UserError where the folder cannot be written, another run holds it, or no clip could be used.
+    `group` is the number of clips of a shard, 0 leaving it to the size of the corpus. Raises UserError where the folder
+    cannot be written, another run holds it, or the engine is not there.
     """
     folder = settings.cache_folder(
-        clips[0].corpus, ((clip.clip_id + clip.path.suffix, clip.path.stat().st_size) for clip in clips)
+        clips[0].corpus, ((clip.clip_id + clip.path.suffix, _size_bytes(clip)) for clip in clips)
     )
     if not (folder / MANIFEST).exists():
         settings = resolve(settings)
         print(f"preparing  {settings.detector} on {settings.provider}, video decoded on {settings.decoder}")
         try:
             with _held(folder):
-                _fill(folder, clips, settings, group)
+                _fill(folder, clips, settings, group or max(GROUP, -(-len(clips) // MOST_SHARDS)))
         except OSError as error:
             raise UserError(
                 f"the cache folder {folder} cannot be written ({error.strerror}): make room or set "
@@ -51,105 +51,54 @@ def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = GROUP) ->
     return folder
 
 
-def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings, group: int) -> None:
-    for name in (_PENDING, SHARDS):
-        (folder / name).mkdir(exist_ok=True)
-    for partial in folder.rglob(".*.partial"):
-        partial.unlink()
-    (folder / "settings.json").write_text(json.dumps(settings.__dict__, indent=2))
-    groups = [range(first, min(first + group, len(clips))) for first in range(0, len(clips), group)]
-    open_groups = {
-        number: {i for i in members if not _pending(folder, i).exists()}
-        for number, members in enumerate(groups)
-        if not _rows(folder, number).exists()
-    }
-    todo = [i for missing in open_groups.values() for i in sorted(missing)]
-    if todo and settings.detector == "insightface" and any(clip.modality != "a" for clip in clips):
+def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings, size: int) -> None:
+    groups_.set_out(folder)
+    (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2))
+    groups = [Group(n, first, clips[first : first + size]) for n, first in enumerate(range(0, len(clips), size))]
+    todo = [group for group in groups if not groups_.is_closed(folder, group)]
+    n_todo = sum(len(group.clips) for group in todo)
+    if settings.detector == "insightface" and any(clip.modality != "a" for group in todo for clip in group.clips):
         from fusion_emotion.prepare.detectors import insightface_weights
 
         # Once, before the workers would all fetch them.
         insightface_weights(settings)
-    workers = min(settings.workers or os.cpu_count() or 1, max(1, len(todo)))
-    with tqdm(total=len(clips), initial=len(clips) - len(todo), desc="preparing", unit="clip") as bar:
-        for number in [number for number, missing in open_groups.items() if not missing]:
-            _close_group(folder, number, groups[number])
-        done = pool.run(todo, _make_work, (folder, clips, settings), workers=workers, timeout_s=settings.clip_timeout_s)
-        for index, _, lost in done:
-            if lost:
-                from fusion_emotion.prepare.clip import quarantined
-
-                row = quarantined(clips[index], settings, f"the worker that read it {lost}")
-                _write_pending(folder, index, row, None)
-            number = index // group
-            open_groups[number].discard(index)
-            if not open_groups[number]:
-                _close_group(folder, number, groups[number])
-            bar.update()
-    write_rows(folder / MANIFEST, _joined(folder, len(groups)))
-    for leftover in (_PENDING, "rows"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
+    engine = ENGINES[settings.engine]
+    with tqdm(total=len(clips), initial=len(clips) - n_todo, desc="preparing", unit="clip") as bar:
+        for count in engine(folder, todo, settings):
+            bar.update(count)
+    groups_.join(folder, len(groups))
 
 
-def _make_work(argument: tuple[pathlib.Path, Sequence[Clip], Settings]) -> Callable[[int], None]:
-    """In a worker: the function that prepares the clip of an index and leaves it in `pending/`."""
-    import cv2
-
-    from fusion_emotion.prepare.clip import prepare_clip
-    from fusion_emotion.prepare.detectors import create_detector
-
-    folder, clips, settings = argument
-    cv2.setNumThreads(1)  # the workers are the parallelism
-    # Sound alone needs no detector, nor its weights.
-    detector = create_detector(settings) if any(clip.modality != "a" for clip in clips) else None
-
-    def work(index: int) -> None:
-        row, record = prepare_clip(clips[index], settings, detector)
-        _write_pending(folder, index, row, encode(record) if record else None)
-
-    return work
-
-
-def _pending(folder: pathlib.Path, index: int) -> pathlib.Path:
-    return folder / _PENDING / f"{index:07d}"
+def _locally(folder: pathlib.Path, groups: Sequence[Group], settings: Settings) -> Iterator[int]:
+    """The engine `local`: processes of this machine, which take the clips of all groups in turn."""
+    todo: list[tuple[int, Clip]] = []
+    group_of: dict[int, Group] = {}
+    left: dict[int, int] = {}
+    for group in groups:
+        unfinished = groups_.unfinished(folder, group)
+        todo += unfinished
+        group_of.update((index, group) for index, _ in unfinished)
+        left[group.number] = len(unfinished)
+        if not unfinished:
+            groups_.close(folder, group)
+        yield len(group.clips) - len(unfinished)
+    for index in groups_.finish(folder, todo, settings, workers=settings.workers or os.cpu_count() or 1):
+        group = group_of[index]
+        left[group.number] -= 1
+        if not left[group.number]:
+            groups_.close(folder, group)
+        yield 1
 
 
-def _rows(folder: pathlib.Path, number: int) -> pathlib.Path:
-    return folder / "rows" / f"{number:05d}.jsonl"
+ENGINES: dict[str, Engine] = {"local": _locally, "ray": ray_engine.close_groups}
 
 
-def _write_pending(folder: pathlib.Path, index: int, row: Row, record: bytes | None) -> None:
-    with atomic(_pending(folder, index)) as partial:
-        partial.write_bytes(msgpack.packb([row.__dict__, record]))
-
-
-def _close_group(folder: pathlib.Path, number: int, group: range) -> None:
-    """Write the shard, then the rows, of a complete group; the rows are what says that it is closed."""
-    rows = []
-    with atomic(folder / SHARDS / f"{number:05d}.arrayrecord") as partial:
-        # One record a chunk: a batch reads clips from anywhere.
-        writer = ArrayRecordWriter(str(partial), "group_size:1")
-        count = 0
-        for index in group:
-            fields, record = msgpack.unpackb(_pending(folder, index).read_bytes())
-            rows.append(Row(**{**fields, "record": count if record else -1}))
-            if record:
-                writer.write(record)
-                count += 1
-        writer.close()
-    _rows(folder, number).parent.mkdir(exist_ok=True)
-    write_rows(_rows(folder, number), rows)
-    for index in group:
-        _pending(folder, index).unlink()
-
-
-def _joined(folder: pathlib.Path, n_groups: int) -> Iterator[Row]:
-    """The rows of all groups, with records counted through."""
-    before = 0
-    for number in range(n_groups):
-        rows = list(read_rows(_rows(folder, number)))
-        for row in rows:
-            yield Row(**{**row.__dict__, "record": row.record + before if row.status == "ok" else -1})
-        before += sum(row.status == "ok" for row in rows)
+def _size_bytes(clip: Clip) -> int:
+    """The size of a clip's file; 0 where it cannot be asked for, which becomes a quarantine row."""
+    try:
+        return clip.path.stat().st_size
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What preparation may be told. Every field but the last five changes the records, and so the cache's name."""
+"""What preparation may be told. Every field but the last seven changes the records, and so the cache's name."""
 
 import dataclasses
 import hashlib
@@ -12,13 +12,14 @@ from fusion_emotion.errors import UserError, did_you_mean
 STRIP_FRAMES = 5  # frames of a strip, which is one second: the frame rate in Hz as well
 SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // STRIP_FRAMES
-RECORD_VERSION = 2  # bump when the same settings give other records
+RECORD_VERSION = 3  # bump when the same settings give other records
 
 DETECTORS = ("insightface", "centerface")
 MISSING = ("quarantine", "keep")
 DECODERS = ("auto", "cpu", "gpu")
 PROVIDERS = ("auto", "cpu", "cuda")
-_NOT_IN_RECORDS = ("decoder", "provider", "cache", "workers", "clip_timeout_s")
+ENGINES = ("local", "ray")
+_NOT_IN_RECORDS = ("decoder", "provider", "engine", "ray_address", "cache", "workers", "clip_timeout_s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Settings:
     min_found_share: float
     decoder: str
     provider: str
+    engine: str
+    ray_address: str
     cache: str
     workers: int
     clip_timeout_s: float
@@ -48,6 +51,7 @@ class Settings:
             ("missing", MISSING),
             ("decoder", DECODERS),
             ("provider", PROVIDERS),
+            ("engine", ENGINES),
         ):
             if getattr(self, field) not in names:
                 raise did_you_mean(f"prepare.{field}", getattr(self, field), names)
