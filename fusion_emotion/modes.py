@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import atomic
+from fusion_emotion.prepare.settings import NOT_IN_RECORDS
 
 if TYPE_CHECKING:
     from fusion_emotion.train.loop import Setup
@@ -18,7 +19,10 @@ REPORT = "report.html"
 PREPARED = "prepared.html"
 
 # What a workdir's model does not depend on, and so may differ when it is used again.
-_FREE = (("data", "root"), ("prepare", "cache"), ("prepare", "workers"), ("prepare", "insightface_root"))
+_FREE = {
+    *(("data", name) for name in ("root", "download", "download_url", "keep_archives")),
+    *(("prepare", name) for name in (*NOT_IN_RECORDS, "insightface_root")),
+}
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -245,8 +249,9 @@ def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":
         f"protocol   {split['protocol']}, fold {split['fold']}, seed {split['seed']}"
     )
     for part, windows in setup.windows.items():
-        speakers = ", ".join(sorted({row.speaker for row in windows.rows}))
-        print(f"{part:<10} {windows.n_clips} clips, {len(windows)} windows, speakers {speakers}")
+        speakers = sorted({row.speaker for row in windows.rows})
+        named = "s " + ", ".join(speakers) if len(speakers) <= 24 else f"s: {len(speakers)}"
+        print(f"{part:<10} {windows.n_clips} clips, {len(windows)} windows, speaker{named}")
     if setup.set_aside:
         print("set aside  " + ", ".join(f"{count} {reason}" for reason, count in setup.set_aside.items()))
     return setup

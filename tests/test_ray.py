@@ -23,7 +23,7 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import groups, ray_engine, run
 from fusion_emotion.prepare.groups import CLOSED, PENDING, Group
 from fusion_emotion.prepare.hardware import resolve
-from fusion_emotion.prepare.records import MANIFEST, SHARDS
+from fusion_emotion.prepare.records import MANIFEST, SHARDS, read_rows
 from fusion_emotion.prepare.settings import Settings
 from test_prepare_faults import contents
 
@@ -40,9 +40,9 @@ from ray.cluster_utils import Cluster
 node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 # A node that is gone is noticed within two seconds.
 health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-cluster = Cluster(True, head_node_args={**node, "temp_dir": sys.argv[1], "_system_config": health})
+cluster = Cluster(True, head_node_args={**node, "_system_config": health})
 other = cluster.add_node(**node)
-print(cluster.address, flush=True)
+print(cluster.address, other.all_processes["raylet"][0].process.pid, flush=True)
 for line in sys.stdin:
     cluster.remove_node(other, allow_graceful=False)
     print("killed", flush=True)
@@ -77,6 +77,7 @@ def until(condition: Callable[[], bool], *, timeout_s: float = 120.0) -> None:
 class Cluster:
     process: subprocess.Popen
     address: str
+    other: int  # process of the node that is not the driver's
     environment: dict[str, str]
     mark: bytes
 
@@ -94,16 +95,32 @@ class Cluster:
             text=True,
         )
 
-    def processes(self) -> dict[int, bytes]:
-        """The command lines of the cluster, its drivers and their children."""
-        found = {}
-        for path in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark in (path / "environ").read_bytes():
-                    found[int(path.name)] = (path / "cmdline").read_bytes()
-            except OSError:
-                continue  # it has ended, or is another's
-        return found
+    def readers(self, *, of: int = 1) -> list[int]:
+        """The processes in which a task reads its clips, of all nodes or of one."""
+        return [
+            pid for pid, line in processes(self.mark).items() if b"multiprocessing.spawn" in line and descends(pid, of)
+        ]
+
+
+def processes(mark: bytes) -> dict[int, bytes]:
+    """The command lines of the cluster whose variables hold `mark`, of its drivers and of all their children."""
+    found = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (path / "environ").read_bytes():
+                found[int(path.name)] = (path / "cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended, or is another's
+    return found
+
+
+def descends(process: int, ancestor: int) -> bool:
+    while process not in (0, ancestor):
+        try:
+            process = int(pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return process == ancestor
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +134,11 @@ def cluster() -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,  # or one would be written to the home folder
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": folder,
         "FUSION_EMOTION_TEST": folder,
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, folder],
+        [sys.executable, "-c", CLUSTER],
         cwd=folder,
         env=environment,
         stdin=subprocess.PIPE,
@@ -128,14 +146,15 @@ def cluster() -> Iterator[Cluster]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    found = Cluster(process, process.stdout.readline().strip(), environment, f"FUSION_EMOTION_TEST={folder}".encode())
+    mark = f"FUSION_EMOTION_TEST={folder}".encode()
     try:
-        yield found
+        address, other = process.stdout.readline().split()
+        yield Cluster(process, address, int(other), environment, mark)
         process.stdin.close()
         assert process.wait(30) == 0
-        until(lambda: not found.processes(), timeout_s=10)
+        until(lambda: not processes(mark), timeout_s=10)
     finally:
-        for left in found.processes():
+        for left in processes(mark):
             os.kill(left, signal.SIGKILL)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +185,7 @@ def test_a_clip_that_kills_its_decoder_costs_itself(cluster, sample_corpus, tmp_
     )
     pending = f"sample-*/{PENDING}/[0-9]*"
     until(lambda: len(list(tmp_path.glob(pending))) > 1)
-    [reader] = [pid for pid, command in cluster.processes().items() if b"multiprocessing.spawn" in command]
+    [reader] = cluster.readers()
     os.kill(reader, signal.SIGSEGV)
     assert_ended_well(driver)
     rows, records = contents(next(tmp_path.glob("sample-*")))
@@ -201,7 +220,7 @@ def test_a_driver_that_was_killed_goes_on(cluster, sample_corpus, tmp_path, refe
 @needs_ray
 def test_a_node_that_dies_half_way_costs_nothing(cluster, sample_corpus, tmp_path, reference):
     driver = cluster.drive(sample_corpus, settings_of(tmp_path, engine="ray", ray_address=cluster.address))
-    until(lambda: n_closed(tmp_path) >= 1)
+    until(lambda: n_closed(tmp_path) >= 1 and bool(cluster.readers(of=cluster.other)))
     cluster.kill_node()
     assert n_closed(tmp_path) < 8
     assert_ended_well(driver)
@@ -229,11 +248,20 @@ def test_a_head_node_that_is_not_there_is_said_soon(sample_corpus, tmp_path, mon
             run.prepare(clips_of(sample_corpus), settings_of(tmp_path, engine="ray", ray_address=address))
 
 
-def test_a_machine_that_does_not_see_the_clips_does_not_quarantine_them(group, tmp_path):
+def test_a_machine_that_does_not_see_the_clips_does_not_quarantine_them(sample_corpus, tmp_path):
+    [clip, *_] = clips_of(sample_corpus)
+    group = Group(0, 0, [dataclasses.replace(clip, path=tmp_path / "gone.mp4")])
+    with pytest.raises(UserError, match=r"does not see .*: data.root and prepare.cache must be folders that all"):
+        ray_engine._close_group(tmp_path, group, settings_of(tmp_path), True)
     groups.set_out(tmp_path)
-    gone = [dataclasses.replace(group.clips[0], path=tmp_path / "gone.mp4")]
-    with pytest.raises(UserError, match=r"does not see .*gone.mp4: data.root and prepare.cache must be folders"):
-        ray_engine._close_group(tmp_path, Group(1, 2, gone), settings_of(tmp_path))
+    with pytest.raises(UserError, match=r"does not see .*gone.mp4"):
+        ray_engine._close_group(tmp_path, group, settings_of(tmp_path), True)
+    # Where no machine sees it, it is the clip that is no good.
+    ray_engine._close_group(tmp_path, group, settings_of(tmp_path), False)
+    groups.join(tmp_path, 1)
+    [row] = read_rows(tmp_path / MANIFEST)
+    assert (row.status, row.clip_id) == ("quarantined", clip.clip_id)
+    assert "cannot be read" in row.reason
 
 
 def test_an_engine_is_a_known_one_and_does_not_name_the_cache(tmp_path):
@@ -285,5 +313,5 @@ def test_a_task_that_finds_its_group_closed_returns_at_once(group, tmp_path):
     groups.close(tmp_path, group)
     gone = [dataclasses.replace(clip, path=tmp_path / "gone.mp4") for clip in group.clips]
     before = sorted(tmp_path.rglob("*"))
-    ray_engine._close_group(tmp_path, Group(0, 0, gone), settings_of(tmp_path))
+    ray_engine._close_group(tmp_path, Group(0, 0, gone), settings_of(tmp_path), True)
     assert sorted(tmp_path.rglob("*")) == before

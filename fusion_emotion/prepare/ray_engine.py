@@ -40,7 +40,7 @@ def close_groups(folder: pathlib.Path, groups: Sequence[Group], settings: Settin
             most = max(1, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 0)))
             while waiting and len(running) < most:
                 group = waiting.popleft()
-                running[task.remote(folder, group, settings)] = len(group.clips)
+                running[task.remote(folder, group, settings, _sees(group))] = len(group.clips)
             for done in ray.wait(list(running))[0]:
                 try:
                     ray.get(done)
@@ -83,13 +83,18 @@ def _connected(ray: Any, settings: Settings) -> Any:
         ) from error
 
 
-def _close_group(folder: pathlib.Path, group: Group, settings: Settings) -> None:
-    """The task; it goes on where another one stopped."""
+def _sees(group: Group) -> bool:
+    """Whether this machine sees any clip of a group."""
+    return any(os.path.exists(clip.path) for clip in group.clips)
+
+
+def _close_group(folder: pathlib.Path, group: Group, settings: Settings, seen: bool) -> None:
+    """The task; it goes on where another one stopped. `seen` is whether the driver sees the clips."""
     if groups_.is_closed(folder, group):
         return
-    for path in (folder / groups_.PENDING, *(clip.path for clip in group.clips)):
-        # The driver saw it: here it would look like a clip that is no good.
-        if not path.exists():
+    # Clips that are on the other machine only would look like clips that are no good.
+    for path, there in ((folder, (folder / groups_.PENDING).exists()), (group.clips[0].path, _sees(group) or not seen)):
+        if not there:
             raise UserError(
                 f"prepare.engine=ray: {socket.gethostname()} does not see {path}: "
                 "data.root and prepare.cache must be folders that all machines share"

@@ -19,7 +19,7 @@ MISSING = ("quarantine", "keep")
 DECODERS = ("auto", "cpu", "gpu")
 PROVIDERS = ("auto", "cpu", "cuda")
 ENGINES = ("local", "ray")
-_NOT_IN_RECORDS = ("decoder", "provider", "engine", "ray_address", "cache", "workers", "clip_timeout_s")
+NOT_IN_RECORDS = ("decoder", "provider", "engine", "ray_address", "cache", "workers", "clip_timeout_s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Settings:
 
     def cache_folder(self, corpus: str, files: Iterable[tuple[str, int]]) -> pathlib.Path:
         """The folder of the records that `files` (names and bytes) of a corpus give under these settings."""
-        described = {k: v for k, v in dataclasses.asdict(self).items() if k not in _NOT_IN_RECORDS}
+        described = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_IN_RECORDS}
         if self.detector == "insightface":
             # Where the weights lie does not change what they say.
             del described["insightface_root"]
