@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusion_emotion.models.layers import LSTM, BatchNorm, dropout
+from fusion_emotion.models.layers import LSTM, BatchNorm, PatchDense, dropout, max_pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHAPES = [(12, 3), (12, 7, 3), (12, 4, 5, 3)]
@@ -217,11 +217,74 @@ def test_lstm_is_flaxs_with_the_same_weights() -> None:
     np.testing.assert_allclose(hidden_states, expected, atol=1e-5)
 
 
+def test_the_lstms_backward_pass_is_the_derivative_of_its_forward_pass() -> None:
+    """Against Flax's cell, which JAX differentiates; every time weighs, unlike the others."""
+    params, x, _ = lstm()
+    weight = np.random.default_rng(2).normal(size=(BATCH, TIME, FEATURES)).astype(np.float32)
+
+    def flaxs(params: dict[str, Any], x: jax.Array) -> jax.Array:
+        gates: dict[str, Any] = {}
+        for place, gate in enumerate(GATES):
+            part = slice(place * FEATURES, (place + 1) * FEATURES)
+            gates[f"i{gate}"] = {"kernel": params["input"]["kernel"][:, part]}
+            gates[f"h{gate}"] = {"kernel": params["recurrent"][:, part], "bias": params["input"]["bias"][part]}
+        return (nn.RNN(nn.LSTMCell(FEATURES)).apply({"params": {"cell": gates}}, x) * weight).sum()
+
+    def ours(params: dict[str, Any], x: jax.Array) -> jax.Array:
+        return (LSTM(FEATURES).apply({"params": params}, x) * weight).sum()
+
+    expected = jax.jit(jax.grad(flaxs, argnums=(0, 1)))(params, x)
+    gradients = jax.jit(jax.grad(ours, argnums=(0, 1)))(params, x)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), gradients, expected)
+
+
 def test_lstm_starts_orthogonal_with_an_open_forget_gate() -> None:
     params, _, _ = lstm()
     for gate in np.split(np.asarray(params["recurrent"]), 4, axis=1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(FEATURES), atol=1e-5)
     np.testing.assert_array_equal(params["input"]["bias"], np.repeat([0, 1, 0, 0], FEATURES))
+
+
+# Patches
+
+
+def test_patches_are_a_convolution_whose_stride_is_its_size() -> None:
+    """Output and gradients of the plain form, which XLA's CPU code computes more slowly."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 8, 12, 5)), jnp.float32)
+    weight = rng.normal(size=(3, 2, 3, 7)).astype(np.float32)
+    net = PatchDense(7, patch=4)
+    params = net.init(jax.random.key(0), x)["params"]
+
+    def plain(params: Any, x: Any) -> Any:
+        kernel = params["patches"]["kernel"].reshape(4, 4, 5, 7)
+        return jax.lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def ours(params: Any, x: Any) -> Any:
+        return net.apply({"params": params}, x)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    close(ours(params, x), plain(params, x))
+    for function in (ours, plain):
+        assert function(params, x).shape == weight.shape
+    gradients, expected = (
+        jax.jit(jax.grad(lambda params, x, f=f: (f(params, x) * weight).sum(), argnums=(0, 1)))(params, x)
+        for f in (ours, plain)
+    )
+    jax.tree.map(close, gradients, expected)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_max_pool_is_flaxs(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, *size, 5)), jnp.float32)
+    weight = rng.normal(size=(3, size[0] // 2, size[1] // 2, 5)).astype(np.float32)
+    flaxs = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+    (out, gradient), (expected_out, expected) = (
+        jax.jit(jax.value_and_grad(lambda x, f=f: (f(x) * weight).sum()))(x) for f in (max_pool, flaxs)
+    )
+    np.testing.assert_allclose(out, expected_out, rtol=1e-5)
+    np.testing.assert_array_equal(gradient, expected)
 
 
 # Dropout

@@ -1,4 +1,4 @@
-"""Two layers that Flax has in another form: exact under padding and over devices, and cheap in a scan."""
+"""Layers that Flax has in another form: exact under padding and over devices, and cheap to differentiate."""
 
 import flax.linen as nn
 import jax
@@ -54,6 +54,47 @@ class BatchNorm(nn.Module):
         return jax.lax.psum(tree, self.axis_name)
 
 
+class Tap(nn.Module):
+    """A named place that changes nothing: what passes there is read, and differentiated, by `evaluate.saliency`."""
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`x` itself."""
+        return x
+
+
+class PatchDense(nn.Module):
+    """Non-overlapping square patches to channels: the convolution whose stride is its size, as one matrix product."""
+
+    features: int
+    patch: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch H W in"]) -> Float[Array, "batch rows columns features"]:
+        """A dense layer without bias over each patch; H and W are multiples of `patch`."""
+        batch, height, width, channels = x.shape
+        p = self.patch
+        x = x.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
+        kernel_in = p * p * channels
+        y = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="patches")(x.reshape(-1, kernel_in))
+        # The barrier, and two axes instead of four: without them XLA's CPU code writes the gradient of `y` once more,
+        # transposed, before the product that makes the kernel's (a fifth of the network's step).
+        y = jax.lax.optimization_barrier(y)
+        return y.reshape(batch, height // p, width // p, self.features)
+
+
+def max_pool(x: Float[Array, "batch H W features"]) -> Float[Array, "batch rows columns features"]:
+    """The largest of each 2x2 block; a last odd row or column is left out.
+
+    `flax.linen.max_pool` without its backward pass, a scatter that XLA's CPU code does four to ten times as slowly.
+    """
+    batch, height, width, features = x.shape
+    rows, columns = height // 2, width // 2
+    x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2 * features)
+    x = jnp.maximum(x[:, :, 0], x[:, :, 1])
+    return jnp.maximum(x[..., :features], x[..., features:])
+
+
 class LSTM(nn.Module):
     """Long short-term memory (Hochreiter & Schmidhuber 1997, with forget gates) over the whole of a sequence.
 
@@ -74,17 +115,75 @@ class LSTM(nn.Module):
         driven = nn.Dense(4 * self.features, bias_init=forget_one, dtype=x.dtype, name="input")(x)
         recurrent = self.param("recurrent", _orthogonal_gates, (self.features, 4 * self.features)).astype(x.dtype)
 
-        def step(state: tuple[Array, Array], driven_now: Array) -> tuple[tuple[Array, Array], Array]:
-            cell, hidden = state
-            gates = driven_now + hidden @ recurrent
-            enter, forget, new, leave = jnp.split(gates, 4, axis=-1)
-            cell = nn.sigmoid(forget) * cell + nn.sigmoid(enter) * jnp.tanh(new)
-            hidden = nn.sigmoid(leave) * jnp.tanh(cell)
-            return (cell, hidden), hidden
+        return _recur(driven.swapaxes(0, 1), recurrent).swapaxes(0, 1)
 
-        zero = jnp.zeros((x.shape[0], self.features), x.dtype)
-        _, hidden = jax.lax.scan(step, (zero, zero), driven.swapaxes(0, 1))
-        return hidden.swapaxes(0, 1)
+
+Gates = Float[Array, "time batch gates"]
+Hidden = Float[Array, "time batch features"]
+
+
+@jax.custom_vjp
+def _recur(driven: Gates, recurrent: Float[Array, "features gates"]) -> Hidden:
+    """The hidden states of an LSTM whose gates get `driven` from its input and the rest from its own past.
+
+    Its backward pass is written out: the gradient of `recurrent` is one matrix product over all times, where
+    differentiating the scan adds one small product a time step.
+    """
+    return _recur_forward(driven, recurrent)[0]
+
+
+def _recur_forward(driven: Gates, recurrent: Float[Array, "features gates"]) -> tuple[Hidden, tuple[Array, ...]]:
+    def step(state: tuple[Array, Array], driven_now: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        cell, hidden = state
+        enter, forget, new, leave = jnp.split(driven_now + hidden @ recurrent, 4, axis=-1)
+        enter, forget, new, leave = _sigmoid(enter), _sigmoid(forget), jnp.tanh(new), _sigmoid(leave)
+        cell = forget * cell + enter * new
+        hidden = leave * jnp.tanh(cell)
+        return (cell, hidden), (hidden, cell, jnp.concatenate([enter, forget, new, leave], axis=-1))
+
+    zero = jnp.zeros((driven.shape[1], recurrent.shape[0]), driven.dtype)
+    _, (hidden, cell, gates) = jax.lax.scan(step, (zero, zero), driven)
+    return hidden, (hidden, cell, gates, recurrent)
+
+
+def _recur_backward(saved: tuple[Array, ...], d_hidden: Hidden) -> tuple[Array, Array]:
+    hidden, cell, gates, recurrent = saved
+
+    def step(state: tuple[Array, Array], now: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        d_cell, d_hidden = state
+        d_hidden_out, cell, cell_before, gates = now
+        enter, forget, new, leave = jnp.split(gates, 4, axis=-1)
+        d_hidden = d_hidden + d_hidden_out
+        out = jnp.tanh(cell)
+        d_cell = d_cell + d_hidden * leave * (1 - out * out)
+        d_driven = jnp.concatenate(
+            [
+                d_cell * new * enter * (1 - enter),
+                d_cell * cell_before * forget * (1 - forget),
+                d_cell * enter * (1 - new * new),
+                d_hidden * out * leave * (1 - leave),
+            ],
+            axis=-1,
+        )
+        return (d_cell * forget, d_driven @ recurrent.T), d_driven
+
+    zero = jnp.zeros_like(cell[0])
+    _, d_driven = jax.lax.scan(step, (zero, zero), (d_hidden, cell, _before(cell), gates), reverse=True)
+    features = recurrent.shape[0]
+    return d_driven, _before(hidden).reshape(-1, features).T @ d_driven.reshape(-1, 4 * features)
+
+
+_recur.defvjp(_recur_forward, _recur_backward)
+
+
+def _before(x: Float[Array, "time *rest"]) -> Float[Array, "time *rest"]:
+    """The state of the time before each time, zeros before the first."""
+    return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+
+def _sigmoid(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # The same function as jax.nn.sigmoid, in the form that XLA's CPU code vectorises.
+    return 0.5 + 0.5 * jnp.tanh(0.5 * x)
 
 
 def _orthogonal_gates(key: Key[Array, ""], shape: tuple[int, int]) -> Float[Array, "features gates"]:
