@@ -1,7 +1,7 @@
 """Prepare, train, evaluate and report: python launch.py --config=configs/ravdess.py
 
 Any field of a config can be changed: --config.train.epochs=20. A run that was stopped goes on when the same command is
-given again. --mode=evaluate and --mode=report need only the --workdir of a run.
+given again. --mode=evaluate, --mode=report and --mode=analyse need only the --workdir of a run.
 """
 
 import pathlib
@@ -12,17 +12,26 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from fusion_emotion import modes
-from fusion_emotion.errors import UserError
+from fusion_emotion.errors import Stopped, UserError
+from fusion_emotion.train import cluster
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration, for example configs/sample.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME of the config.")
+_WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with a comma between.")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    list(modes.MODES),
+    [*modes.MODES, "compare"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
-    "report: write report.html again; inspect: write prepared.html, what came of the preparation; "
+    "report: write report.html again; analyse: write analysis.html, what each modality is worth, and why; "
+    "inspect: write prepared.html, what came of the preparation; "
+    "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
     "download: fetch RAVDESS.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0; a Slurm step or TPU pod says so."
 )
 CONFIGS = sorted(path for path in pathlib.Path("configs").glob("*.py") if path.stem != "__init__")
 
@@ -32,11 +41,17 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell of every file otherwise
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --")
+    if _MODE.value == "compare":
+        modes.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
+        return
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem if _CONFIG.value else ""
     if not name and not _WORKDIR.value:
         raise UserError("give --config=configs/NAME.py, or the --workdir of a run with --mode=evaluate or report")
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}").absolute()
+    usual = f"runs/{name}_crossval" if _MODE.value == "crossval" else f"runs/{name}"
+    workdir = pathlib.Path(_WORKDIR.value or usual).absolute()
     config = _CONFIG.value.to_dict() if name else modes.load_config(workdir)
+    if _MODE.value in ("train", "evaluate"):
+        cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if name:
         print(f"config     {config_flags.get_config_filename(flags.FLAGS['config'])}")
     modes.MODES[_MODE.value](config, workdir)
@@ -64,3 +79,6 @@ if __name__ == "__main__":
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        print(f"stopped by {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)

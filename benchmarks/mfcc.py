@@ -1,6 +1,6 @@
 """The MFCC of this project against librosa's, on the same second-long windows, alternating.
 
-python benchmarks/mfcc.py
+PYTHONPATH=. python benchmarks/mfcc.py
 """
 
 import statistics

@@ -1,6 +1,7 @@
 """Preparation of a folder of clips, against decoding alone and against the recipe of the peers, in one run.
 
-    python benchmarks/prepare.py FOLDER [--config.prepare.FIELD=VALUE ...] [--peer_clips=2] [--memory_clips=2000]
+    PYTHONPATH=. python benchmarks/prepare.py FOLDER [--config.prepare.FIELD=VALUE ...]
+        [--peer_clips=2] [--memory_clips=2000]
 
 Decoding alone is decord reading the same frames and the same sound in as many workers. The two alternate, and each is
 timed from its first finished clip to its last, so that the start of the workers is in neither. The peers' recipe
@@ -145,7 +146,7 @@ def detector_table(clips: list[Clip], settings: Settings) -> None:
 def main(argv: list[str]) -> None:
     """Print the tables for the folder that `argv` names."""
     if len(argv) != 2:
-        raise UserError("name one folder of clips: python benchmarks/prepare.py FOLDER")
+        raise UserError("name one folder of clips: PYTHONPATH=. python benchmarks/prepare.py FOLDER")
     clips, _ = corpora.find_clips("ravdess", pathlib.Path(argv[1]), audio_alone=False, channel="both")
     settings = hardware.resolve(Settings.from_config(_CONFIG.value.prepare.to_dict()))
     settings = Settings(**{**settings.__dict__, "workers": settings.workers or 2})

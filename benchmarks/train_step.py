@@ -1,28 +1,39 @@
-"""The time of a training step: MFCC, forward, backward and update, on random windows of the default shapes.
+"""The time of a training step beside PyTorch's: MFCC, forward, backward and update, on random windows.
 
-python benchmarks/train_step.py
+pip install -r benchmarks/requirements.txt
+PYTHONPATH=. python benchmarks/train_step.py
+
+Both sides train the same network (the logits of the same parameters are compared first), on the same cores, a few steps
+each in turn. Also: memory, compilation with and without a cache, and an epoch of the trainer against its steps.
 """
 
 import functools
+import multiprocessing
+import pathlib
 import statistics
+import tempfile
 import time
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
 
-import jax
 import numpy as np
 
 from configs import original, ravdess
-from fusion_emotion.input.batches import Batch
-from fusion_emotion.models.fusion import create_model
-from fusion_emotion.models.layers import AXIS
-from fusion_emotion.train import devices
-from fusion_emotion.train.optimizer import create_optimizer, create_schedule
-from fusion_emotion.train.step import create_state, parameter_count, train_step
 
-ROUNDS = 15
+NETWORKS: dict[str, ModuleType] = {"configs/ravdess.py": ravdess, "configs/original.py": original}
+ROUNDS = 8
+STEPS = 2  # of one side before it is the other's turn
+Step = Callable[[], None]
 
 
-def random_batch(size: int, *, face_size: int) -> Batch:
-    """Windows of noise."""
+def config_of(network: str) -> dict[str, Any]:
+    """The configuration of a file."""
+    return NETWORKS[network].get_config().to_dict()
+
+
+def random_windows(size: int, *, face_size: int) -> dict[str, np.ndarray]:
+    """Windows of noise, as `input.batches` makes them."""
     rng = np.random.default_rng(0)
     return {
         "strip": rng.integers(0, 256, (size, face_size, 5 * face_size, 3), np.uint8),
@@ -35,33 +46,178 @@ def random_batch(size: int, *, face_size: int) -> Batch:
     }
 
 
-def main() -> None:
-    """Print milliseconds a step and windows per second of each network."""
-    for name, module in (("configs/ravdess.py", ravdess), ("configs/original.py", original)):
-        config = module.get_config().to_dict()
-        model = create_model(config["model"], n_classes=8, axis_name=AXIS)
-        tx = create_optimizer(create_schedule(config["train"], n_steps=1000, steps_per_epoch=60))
-        size = config["train"]["batch_size"]
-        batch = random_batch(size, face_size=config["prepare"]["face_size"])
-        state = create_state(model, tx, batch, seed=0)
-        count = parameter_count(state.params)
-        state = devices.replicate(state)
-        step = devices.parallel(functools.partial(train_step, model=model, tx=tx, seed=0), donate_state=True)
-        began = time.perf_counter()
-        state, sums = step(state, devices.shard(batch))
-        jax.block_until_ready(sums)
-        compile_s = time.perf_counter() - began
-        seconds = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            state, sums = step(state, devices.shard(batch))
-            jax.block_until_ready((state, sums))
-            seconds.append(time.perf_counter() - began)
-        median_s = statistics.median(seconds)
-        print(
-            f"{name:<20} {count:>9,} parameters  batch {size}  {1e3 * median_s:6.0f} ms/step  "
-            f"{size / median_s:6.0f} windows/s  first step {compile_s:.1f} s"
+def ours(config: Mapping[str, Any], size: int) -> tuple[Step, Any, float]:
+    """A step of this project's trainer, the parameters it starts from, and the seconds its compilation took."""
+    import jax
+
+    from fusion_emotion.input.augment import Augmentation
+    from fusion_emotion.models.fusion import create_model
+    from fusion_emotion.models.layers import AXIS
+    from fusion_emotion.models.mfcc import mel_shape
+    from fusion_emotion.train import devices
+    from fusion_emotion.train.optimizer import create_optimizer, create_schedule
+    from fusion_emotion.train.step import Recipe, create_state, train_step
+
+    model = create_model(config["model"], n_classes=8, axis_name=AXIS)
+    tx = create_optimizer(config["train"], create_schedule(config["train"], n_steps=1000, steps_per_epoch=60))
+    recipe = Recipe(
+        seed=0, row_steps=10, mel_shape=mel_shape(16_000, **config["model"]["mfcc"]), augmentation=Augmentation()
+    )
+    windows = random_windows(size, face_size=config["prepare"]["face_size"])
+    state = create_state(model, tx, windows, seed=0)
+    params = jax.tree.map(np.asarray, state.params)
+    batch = devices.shard({**windows, "stop": np.zeros(size, bool)})
+    held = [devices.replicate(state)]
+    step = devices.parallel(functools.partial(train_step, model=model, tx=tx, recipe=recipe), donate_state=True)
+    compiled, compile_s = devices.compiled(step, held[0], batch, None)
+
+    def run() -> None:
+        held[0], report = compiled(held[0], batch, None)
+        jax.block_until_ready((held[0], report))
+
+    return run, params, compile_s
+
+
+def pytorchs(config: Mapping[str, Any], size: int, params: Any = None) -> Step:
+    """The same step in PyTorch; given parameters of ours, the logits are compared first."""
+    import torch
+    from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
+    from torch_model import Fusion, with_parameters
+
+    torch.set_num_threads(multiprocessing.cpu_count())
+    model = Fusion(config).to(memory_format=torch.channels_last)
+    windows = random_windows(size, face_size=config["prepare"]["face_size"])
+    strip, waveform = torch.from_numpy(windows["strip"]), torch.from_numpy(windows["waveform"])
+    label = torch.from_numpy(windows["label"].astype(np.int64))
+    if params is not None:
+        from fusion_emotion.models.fusion import create_model
+
+        expected = create_model(config["model"], n_classes=8).apply(
+            {"params": params, "batch_stats": _untrained(params)}, windows, train=False
         )
+        with torch.no_grad():
+            found = with_parameters(model, params).eval()(strip, waveform).numpy()
+        np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-3, atol=1e-3)
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(strip, waveform), label).backward()
+        optimizer.step()
+
+    return run
+
+
+def _untrained(params: Any) -> Any:
+    """The running statistics before the first step."""
+    return {
+        branch: {
+            name: {"mean": np.zeros_like(layer["bias"]), "var": np.ones_like(layer["bias"])}
+            for name, layer in layers.items()
+            if name.startswith("BatchNorm")
+        }
+        for branch, layers in params.items()
+        if branch in ("audio", "video")
+    }
+
+
+def in_turn(sides: Mapping[str, Step]) -> dict[str, float]:
+    """The median milliseconds of each side's step, some of one and then some of the other."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for round_ in range(ROUNDS + 1):
+        for name, step in sides.items():
+            for _ in range(STEPS):
+                began = time.perf_counter()
+                step()
+                # The first round warms up.
+                if round_:
+                    times[name].append(1e3 * (time.perf_counter() - began))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _alone(side: str, network: str, size: int, cache: str, answer: Any) -> None:
+    """In a process of its own: the peak of its memory, MB, and the seconds of its compilation."""
+    compile_s = float("nan")
+    if side == "ours":
+        from fusion_emotion.train import devices
+
+        devices.keep_compiled(pathlib.Path(cache))
+        step, _, compile_s = ours(config_of(network), size)
+    else:
+        step = pytorchs(config_of(network), size)
+    for _ in range(4):
+        step()
+    status = pathlib.Path("/proc/self/status").read_text()
+    answer.put((int(status.split("VmHWM:")[1].split()[0]) / 1e3, compile_s))
+
+
+def alone(side: str, network: str, size: int, cache: str) -> tuple[float, float]:
+    """The answer of `_alone`."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=_alone, args=(side, network, size, cache, answer))
+    process.start()
+    found = answer.get()
+    process.join()
+    return found
+
+
+def epoch_against_steps() -> str:
+    """The trainer on the prepared sample corpus: the time of its epochs against that of their steps alone."""
+    from configs import sample
+    from fusion_emotion import modes
+    from fusion_emotion.train import loop
+    from fusion_emotion.train.writer import read_metrics
+
+    config = sample.get_config().to_dict()
+    config["train"] |= {"epochs": 20, "log_every_steps": 5, "validate_every_epochs": 20}
+    setup = loop.Setup.create(config, modes.prepared(config))
+    with tempfile.TemporaryDirectory() as workdir:
+        loop.train(setup, pathlib.Path(workdir))
+        rows = [row for row in read_metrics(pathlib.Path(workdir)) if row["part"] == "train"]
+    # Between the first row and the last full one: whole epochs, with all that the loop does between steps.
+    rows = [row for row in rows if row["step"] % 5 == 0]
+    elapsed_s = rows[-1]["seconds"] - rows[0]["seconds"]
+    per_step_ms = 1e3 * elapsed_s / (rows[-1]["step"] - rows[0]["step"])
+    waited = statistics.mean(row["input_wait_share"] for row in rows[1:])
+    step, _, _ = ours(config, config["train"]["batch_size"])
+    alone_ms = in_turn({"step": step})["step"]
+    return (
+        f"sample corpus, batch 64: {per_step_ms:.0f} ms a step within the trainer, {alone_ms:.0f} ms alone "
+        f"({per_step_ms / alone_ms - 1:+.1%}); waiting for input {waited:.2%} of the time"
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    print("a training step, median ms (ours : PyTorch), and our examples per second as a share of PyTorch's")
+    windows_per_s: dict[tuple[str, str], float] = {}
+    for network, size in (*((name, 64) for name in NETWORKS), *(("configs/ravdess.py", size) for size in (16, 256))):
+        config = config_of(network)
+        step, params, _ = ours(config, size)
+        found = in_turn({"ours": step, "pytorch": pytorchs(config, size, params)})
+        for side, milliseconds in found.items():
+            windows_per_s[side, network] = windows_per_s.get((side, network), size / milliseconds * 1e3)
+        print(
+            f"  {network:<20} batch {size:>3}  {found['ours']:6.0f} : {found['pytorch']:<6.0f}"
+            f"  {size / found['ours'] * 1e3:5.0f} windows/s  share {found['pytorch'] / found['ours']:.2f}",
+            flush=True,
+        )
+    share = windows_per_s["ours", "configs/ravdess.py"] / windows_per_s["pytorch", "configs/original.py"]
+    print(f"an epoch of configs/ravdess.py here: {share:.2f} times the speed of the original's network in PyTorch")
+    print("\na process of its own, batch 64: peak memory, and compilation without and with a warm cache")
+    for network in NETWORKS:
+        with tempfile.TemporaryDirectory() as cache:
+            memory_mb, cold_s = alone("ours", network, 64, cache)
+            _, warm_s = alone("ours", network, 64, cache)
+        theirs_mb, _ = alone("pytorch", network, 64, "")
+        print(
+            f"  {network:<20} {memory_mb:5.0f} MB (PyTorch {theirs_mb:.0f} MB)  "
+            f"{cold_s:4.1f} s cold, {warm_s:4.1f} s warm",
+            flush=True,
+        )
+    print(f"\n{epoch_against_steps()}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What `launch.py --mode=...` does: each mode is one function of a config and a workdir."""
 
-import importlib.util
 import json
 import os
 import pathlib
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import corpora
@@ -12,27 +12,38 @@ from fusion_emotion.prepare.records import atomic
 from fusion_emotion.prepare.settings import NOT_IN_RECORDS
 
 if TYPE_CHECKING:
+    from fusion_emotion.evaluate.crossval import Run
     from fusion_emotion.train.loop import Setup
 
 CONFIG = "config.json"
 REPORT = "report.html"
 PREPARED = "prepared.html"
+AUGMENTATION = "augmentation.html"
 
 # What a workdir's model does not depend on, and so may differ when it is used again.
 _FREE = {
     *(("data", name) for name in ("root", "download", "download_url", "keep_archives")),
     *(("prepare", name) for name in (*NOT_IN_RECORDS, "insightface_root")),
+    ("inspect", "augment"),
+    *(("crossval", name) for name in ("protocols", "seeds", "jobs", "baselines")),
+    *(("train", name) for name in ("keep_every_epochs", "on_full_disk", "resident_gb", "log_every_steps")),
+    ("profile", "steps"),
 }
+# What may differ when a training goes on, which then says so.
+_ADJUSTABLE = {("train", "epochs"), ("train", "patience_epochs")}
+# What --mode=crossval sets in each of its runs.
+_SET_BY_CROSSVAL = {("seed",), ("split", "protocol"), ("split", "fold")}
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Prepare what is not prepared, train, restore the best checkpoint, evaluate it, write the report."""
-    from fusion_emotion.train import loop
+    from fusion_emotion.train import devices, loop
 
     _check(config)
     _check_owner(config, workdir)
     setup = _set_up(config, workdir)
-    _save_config(config, workdir)
+    if devices.leads():
+        _save_config(config, workdir)
     _guard(setup)
     loop.train(setup, workdir)
     _evaluate(setup, workdir)
@@ -52,6 +63,17 @@ def report(config: dict[str, Any], workdir: pathlib.Path) -> None:
     if not (workdir / RESULTS).is_file():
         raise UserError(f"{workdir} holds no {RESULTS}: evaluate first (--mode=evaluate, the same --workdir)")
     _report(_set_up(config, workdir), workdir)
+
+
+def analyse(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Write what each modality is worth to the workdir's best checkpoint, where it looked, what its features hold."""
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train, the same --workdir)")
+    setup = _set_up(config, workdir)
+    from fusion_emotion.evaluate import analysis
+
+    print("\n" + analysis.text(analysis.analyse(setup, workdir)) + "\n")
+    print(f"analysis: {workdir / analysis.PAGE}")
 
 
 def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -77,7 +99,10 @@ def prepare(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 
 def inspect(config: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Prepare the corpus of a config unless it was before, and write a page that shows what came of it."""
+    """Prepare the corpus of a config unless it was before, and write a page that shows what came of it.
+
+    With `inspect.augment` also one that shows what the augmentations make of it.
+    """
     del workdir
     _check(config)
     folder = prepared(config)
@@ -85,26 +110,78 @@ def inspect(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
     write_prepared(folder, folder / PREPARED)
     print(f"prepared: {folder / PREPARED}")
+    if config["inspect"]["augment"]:
+        from fusion_emotion.evaluate.gallery import write_gallery
+        from fusion_emotion.train.loop import augmentation
+
+        write_gallery(
+            folder,
+            folder / AUGMENTATION,
+            augmentation(config),
+            modalities=config["model"]["modalities"],
+            mfcc=config["model"]["mfcc"],
+            corpus=config["data"]["corpus"],
+        )
+        print(f"augmentation: {folder / AUGMENTATION}")
 
 
 def baselines(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Print what simple classifiers reach on the config's split: anyone's model must beat them."""
     from fusion_emotion import metrics
-    from fusion_emotion.evaluate.baselines import MEANING, baseline
+    from fusion_emotion.evaluate.baselines import MEANING, baseline, left_out
     from fusion_emotion.evaluate.table import percent, table
 
     _check(config)
     setup = _set_up(config, workdir)
     _guard(setup)
     rows = []
+    missing = left_out()
     for name, meaning in MEANING.items():
-        if name == "egemaps" and importlib.util.find_spec("opensmile") is None:
-            print("egemaps is left out: pip install -r requirements-baselines.txt")
+        if name in missing:
+            print(f"{name} is left out: it needs {missing[name]} (pip install -r requirements-baselines.txt)")
             continue
         confusion = baseline(name, setup).clip_confusion
         rows.append([meaning, percent(metrics.uar(confusion)), percent(metrics.war(confusion))])
     print(f"\ntest part of protocol {config['split']['protocol']}, fold {config['split']['fold']}, clip level:\n")
     print(table(["baseline", "UAR", "WAR"], rows))
+
+
+def crossval(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Run every fold of the config's protocols with every seed, and the baselines; print and write what comes of it."""
+    from fusion_emotion.evaluate import crossval, crossval_report, crossval_results
+
+    _check(config)
+    crossval.check(config["crossval"])
+    if (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds a single run: choose another --workdir for a cross-validation")
+    _check_owner(config, workdir, free=_SET_BY_CROSSVAL)
+    folder = prepared(config)
+    runs = crossval.plan(config, workdir, folder)
+    print(f"workdir    {workdir}\nrecords    {folder}\nruns       {len(runs)}")
+    with crossval.held(workdir) as lock, crossval.stoppable(workdir):
+        _save_config(config, workdir)
+        for run in runs:
+            _check_owner(run.config, run.workdir)
+            _save_config(run.config, run.workdir)
+        crossval.execute(runs, jobs=config["crossval"]["jobs"], is_done=_is_done, lock=lock)
+        names = crossval.baseline_names(runs) if config["crossval"]["baselines"] else []
+        crossval.run_baselines(runs, names, folder)
+        results = crossval_results.summarise(config, runs, names)
+        crossval_results.write(results, workdir)
+        crossval_report.write_report(results, workdir)
+    print("\n" + crossval_results.text(results) + "\n")
+    print(f"results: {workdir / crossval_results.RESULTS}\nreport: {workdir / crossval_report.REPORT}")
+
+
+def compare(workdirs: Sequence[pathlib.Path]) -> None:
+    """Print whether the first of two workdirs is better than the second on the same clips."""
+    from fusion_emotion.evaluate.compare import compare
+
+    if len(workdirs) != 2:
+        raise UserError(
+            f"--workdirs names {len(workdirs)} runs: give two, with a comma between (--workdirs=runs/a,runs/b)"
+        )
+    print(compare(*workdirs))
 
 
 def download(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -130,8 +207,10 @@ MODES = {
     "prepare": prepare,
     "evaluate": evaluate,
     "report": report,
+    "analyse": analyse,
     "inspect": inspect,
     "baselines": baselines,
+    "crossval": crossval,
     "download": download,
 }
 
@@ -146,17 +225,19 @@ def load_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def prepared(config: dict[str, Any]) -> pathlib.Path:
     """The folder of the records of a config's corpus, prepared now unless it was before."""
-    from fusion_emotion.prepare.run import prepare
+    from fusion_emotion.prepare.run import is_prepared, prepare
     from fusion_emotion.prepare.settings import Settings
+    from fusion_emotion.train import cluster
 
     settings = Settings.from_config(config["prepare"])
     data = config["data"]
     root = _root(data)
-    if data["corpus"] == "sample":
+    together = cluster.joined()
+    if data["corpus"] == "sample" and not together:
         from fusion_emotion.corpora.sample import make_corpus
 
         make_corpus(root, seed=0, workers=settings.workers or os.cpu_count() or 1)
-    elif data["download"]:
+    elif data["download"] and not together:
         download(config, root)
     clips, passed_over = corpora.find_clips(
         data["corpus"],
@@ -167,6 +248,11 @@ def prepared(config: dict[str, Any]) -> pathlib.Path:
     )
     for path, reason in passed_over:
         print(f"passed over: {path}: {reason}")
+    # Accelerators of many machines would wait while one machine prepares.
+    if together and not is_prepared(clips, settings):
+        raise UserError(
+            "processes that train together want a prepared corpus: first run this config with --mode=prepare"
+        )
     return prepare(clips, settings)
 
 
@@ -181,7 +267,9 @@ def _check(config: dict[str, Any]) -> None:
     from fusion_emotion.corpora import protocols
     from fusion_emotion.models.fusion import create_model
     from fusion_emotion.models.strip_cnn import PATCH_SIZES
-    from fusion_emotion.train.optimizer import create_schedule
+    from fusion_emotion.train.loop import augmentation
+    from fusion_emotion.train.optimizer import check_settings
+    from fusion_emotion.train.watch import check_profile
 
     create_model(config["model"], n_classes=1)
     if config["model"]["strip_network"] == "patch" and (face_size := config["prepare"]["face_size"]) not in PATCH_SIZES:
@@ -189,7 +277,9 @@ def _check(config: dict[str, Any]) -> None:
             f"prepare.face_size={face_size} does not suit model.strip_network=patch: "
             f"choose a multiple of {PATCH_SIZES.step} from {PATCH_SIZES.start} px"
         )
-    create_schedule(config["train"], n_steps=1, steps_per_epoch=1)
+    check_settings(config["train"])
+    check_profile(config["profile"]["steps"])
+    augmentation(config)
     for field, seed in (("seed", config["seed"]), ("split.seed", config["split"]["seed"])):
         if not 0 <= seed < 2**32:
             raise UserError(f"{field}={seed} is out of range: expected 0 to 2**32 - 1")
@@ -200,15 +290,30 @@ def _check(config: dict[str, Any]) -> None:
     )
 
 
-def _check_owner(config: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Raise UserError if the workdir belongs to another config."""
+def _check_owner(config: dict[str, Any], workdir: pathlib.Path, *, free: Collection[tuple[str, ...]] = ()) -> None:
+    """Raise UserError if the workdir belongs to another config, which may differ in the fields `free`."""
     if (workdir / CONFIG).exists():
-        differing = _differences(load_config(workdir), config)
+        changed = _differences(load_config(workdir), config, free=free)
+        differing = _differences(load_config(workdir), config, free={*free, *_ADJUSTABLE})
         if differing:
             raise UserError(
                 f"{workdir} belongs to another config ({'; '.join(differing)}): "
                 "choose another --workdir, or give the config it was made with"
             )
+        for change in changed:
+            print(f"changed    {change}")
+
+
+def _is_done(run: "Run") -> bool:
+    """Whether a run of a cross-validation is finished, with this config."""
+    from fusion_emotion.evaluate.evaluate import RESULTS
+
+    try:
+        results = json.loads((run.workdir / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    # The report is the last thing that a run writes.
+    return not _differences(results["config"], run.config) and (run.workdir / REPORT).exists()
 
 
 def _save_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -217,7 +322,7 @@ def _save_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
         partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any], *, free: Collection[tuple[str, ...]] = ()) -> list[str]:
     def leaves(tree: dict[str, Any], *path: str) -> dict[tuple[str, ...], Any]:
         found: dict[tuple[str, ...], Any] = {}
         for name, value in tree.items():
@@ -228,7 +333,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{'.'.join(path)} is {before.get(path)!r} there, {after.get(path)!r} here"
         for path in sorted(before.keys() | after.keys())
-        if path not in _FREE and before.get(path) != after.get(path)
+        if path not in _FREE and path not in free and before.get(path) != after.get(path)
     ]
 
 
@@ -238,12 +343,16 @@ def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":
     # JAX takes the accelerator's memory when first used: only after the detectors are done with it.
     import jax
 
+    from fusion_emotion.train import devices
     from fusion_emotion.train.loop import Setup
+
+    devices.keep_compiled(pathlib.Path(config["prepare"]["cache"]) / "compiled")
 
     setup = Setup.create(config, folder)
     split = config["split"]
+    processes = f", in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     print(
-        f"devices    {jax.device_count()} x {jax.devices()[0].device_kind}\n"
+        f"devices    {jax.device_count()} x {jax.devices()[0].device_kind}{processes}\n"
         f"workdir    {workdir}\n"
         f"corpus     {config['data']['corpus']}, {config['model']['modalities']}, records in {folder}\n"
         f"protocol   {split['protocol']}, fold {split['fold']}, seed {split['seed']}"
@@ -268,9 +377,11 @@ def _guard(setup: "Setup") -> None:
 
 def _evaluate(setup: "Setup", workdir: pathlib.Path) -> None:
     from fusion_emotion.evaluate import evaluate
+    from fusion_emotion.train import devices
 
     print("\n" + evaluate.results_table(evaluate.evaluate(setup, workdir)) + "\n")
-    _report(setup, workdir)
+    if devices.leads():
+        _report(setup, workdir)
 
 
 def _report(setup: "Setup", workdir: pathlib.Path) -> None:

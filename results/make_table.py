@@ -19,22 +19,66 @@ def share(text: str) -> str:
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """A table with a row a run, and below it the command of each."""
-    header = ("", "protocol", "test clips (speakers)", "UAR", "WAR", "macro-F1", "chance UAR", "training")
+    """A table of runs or of cross-validations, and below it what their numbers are and the command of each."""
+    header, cells, meaning = crossvals(rows) if "system" in rows[0] else runs(rows)
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for row in rows:
-        fold = f", fold {row['fold']}" if row["fold"] else ""
-        cells = (
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
+    commands = "\n".join(f"    {command}" for command in dict.fromkeys(row["command"] for row in rows))
+    machines = "; ".join(sorted({f"{row['machine']} ({row['devices']})" for row in rows}))
+    each = "Each row's command" if "system" not in rows[0] else "Made by"
+    return "\n".join([*lines, "", f"{meaning}, on {machines}. {each}:", "", commands])
+
+
+def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """The header, the cells and the meaning of a table with a row a run."""
+    header = ("", "protocol", "test clips (speakers)", "UAR", "WAR", "macro-F1", "chance UAR", "training")
+    cells = [
+        (
             f"{row['corpus']}, {row['modalities']}",
-            f"{row['protocol']}{fold}",
+            row["protocol"] + (f", fold {row['fold']}" if row["fold"] else ""),
             f"{row['test_clips']} ({row['test_speakers']})",
             *(share(row[name]) for name in ("clip_uar", "clip_war", "clip_macro_f1", "chance_uar")),
             f"{float(row['train_seconds']):.0f} s",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    commands = "\n".join(f"    {row['command']}" for row in rows)
-    machines = "; ".join(sorted({f"{row['machine']} ({row['devices']})" for row in rows}))
-    return "\n".join([*lines, "", f"Clip level, per cent, on {machines}. Each row's command:", "", commands])
+        for row in rows
+    ]
+    return header, cells, "Clip level, per cent"
+
+
+def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """The header, the cells and the meaning of a table with a row for each protocol and system."""
+    header = (
+        *("", "protocol", "folds; seeds", "test clips (speakers)", "UAR [95 %]", "UAR, mean ± sd of folds", "WAR"),
+        *("macro-F1", "chance UAR", "training"),
+    )
+    cells = [
+        (
+            f"{row['corpus']}, " + (row["modalities"] or f"baseline {row['system']}"),
+            f"{row['protocol']} ({row['on_both_sides'] or 'speaker-independent'})",
+            f"{row['folds'] or 'no folds'}; {row['seeds'].replace(' ', ', ')}",
+            f"{row['test_clips']} ({row['test_speakers']})",
+            share(row["uar_pooled"])
+            + (f" [{share(row['uar_low'])}, {share(row['uar_high'])}]" if row["uar_low"] else ", no interval"),
+            share(row["uar_mean"]) + (f" ± {share(row['uar_std_folds'])}" if row["uar_std_folds"] else ""),
+            *(share(row[name]) for name in ("war_pooled", "macro_f1_pooled", "chance_uar")),
+            f"{int(row['runs'])} x {float(row['epochs']):g} epochs, {float(row['train_seconds']) / 60:.0f} min"
+            if row["epochs"]
+            else "",
+        )
+        for row in rows
+    ]
+    meaning = (
+        "Clip level, per cent; pooled over folds and averaged over seeds; the interval is of resampled speakers, and "
+        "there is none of fewer than four"
+    )
+    inflated = [
+        f"{row['protocol']} ({row['on_both_sides']}) shows {100 * float(row['inflation_uar']):+.1f} points of UAR"
+        + (f" [{share(row['inflation_low'])}, {share(row['inflation_high'])}]" if row["inflation_low"] else "")
+        + f" against {row['inflation_over']} for {row['corpus']}, {row['modalities'] or 'baseline ' + row['system']}"
+        for row in rows
+        if row["inflation_over"]
+    ]
+    return header, cells, ". Inflation: ".join([meaning, "; ".join(inflated)] if inflated else [meaning])
 
 
 def filled(readme: str) -> str:

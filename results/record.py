@@ -1,9 +1,9 @@
-"""A finished run to a row of a results file.
+"""A finished run to a row of a results file, a finished cross-validation to a row for each protocol and system.
 
     python results/record.py WORKDIR results/NAME.csv "COMMAND THAT REPRODUCES IT"
 
-The row holds what a number needs beside it: protocol, split, seeds, commit, versions, hardware, time. A row of the same
-command takes the place of the one before.
+A row holds what a number needs beside it: protocol, split, seeds, commit, versions, hardware, time. Rows of the same
+command take the place of those before. A file holds rows of runs or of cross-validations, not both.
 """
 
 import csv
@@ -12,17 +12,25 @@ import json
 import pathlib
 import sys
 
+SURROUNDINGS = ("config_hash", "commit", "versions", "machine", "devices", "date", "command")
 FIELDS = (
     *("corpus", "modalities", "protocol", "fold", "split_seed", "seed", "test_clips", "test_speakers"),
     *("clip_uar", "clip_war", "clip_macro_f1", "window_uar", "chance_uar", "chosen_step", "steps"),
-    *("train_seconds", "parameters", "config_hash", "commit", "versions", "machine", "devices", "date", "command"),
+    *("train_seconds", "parameters", *SURROUNDINGS),
+)
+STATISTICS = ("uar", "war", "macro_f1")
+CROSSVAL_FIELDS = (
+    *("corpus", "modalities", "system", "protocol", "on_both_sides", "folds", "seeds", "split_seed", "runs"),
+    *("test_clips", "test_speakers"),
+    *(f"{name}_{what}" for name in STATISTICS for what in ("pooled", "low", "high", "mean", "std_folds", "std_seeds")),
+    *("chance_uar", "ece", "ece_scaled", "inflation_over", "inflation_uar", "inflation_low", "inflation_high"),
+    *("epochs", "train_seconds", "parameters", *SURROUNDINGS),
 )
 
 
 def row_of(results: dict, command: str) -> dict[str, object]:
     """The row of a `results.json`."""
     clip, window = results["test"]["clip"], results["test"]["window"]
-    digest = hashlib.sha256(json.dumps(results["config"], sort_keys=True).encode()).hexdigest()[:12]
     return {
         "corpus": results["corpus"],
         "modalities": results["modalities"],
@@ -41,14 +49,75 @@ def row_of(results: dict, command: str) -> dict[str, object]:
         "steps": results["checkpoint"]["of_steps"],
         "train_seconds": round(results["train_seconds"], 1),
         "parameters": results["parameters"],
-        "config_hash": digest,
+        **surroundings_of(results, results["date"], command),
+    }
+
+
+def surroundings_of(results: dict, date: str, command: str) -> dict[str, object]:
+    """What the rows of runs and of cross-validations share."""
+    return {
+        "config_hash": hashlib.sha256(json.dumps(results["config"], sort_keys=True).encode()).hexdigest()[:12],
         "commit": results["commit"],
         "versions": " ".join(f"{name} {version}" for name, version in results["versions"].items()),
         "machine": results["machine"],
         "devices": " ".join(results["devices"]),
-        "date": results["date"],
+        "date": date,
         "command": command,
     }
+
+
+def rows_of_crossval(results: dict, command: str) -> list[dict[str, object]]:
+    """The rows of a `crossval.json`; the training time and the parameters are the networks'."""
+    inflation = {(each["protocol"], each["system"]): each for each in results["inflation"]}
+    rows = []
+    for protocol_name, protocol in results["protocols"].items():
+        for system, found in protocol["systems"].items():
+            network = system == "network"
+            inflated = inflation.get((protocol_name, system), {})
+            after = found["calibration"]["after"]
+            rows.append(
+                {
+                    "corpus": results["corpus"],
+                    "modalities": results["modalities"] if network else "",
+                    "system": system,
+                    "protocol": protocol_name,
+                    "on_both_sides": protocol["on_both_sides"],
+                    "folds": None if protocol["folds"] is None else len(protocol["folds"]),
+                    "seeds": " ".join(map(str, sorted({run["seed"] for run in found["runs"]}))),
+                    "split_seed": None if protocol["folds"] is None else results["config"]["split"]["seed"],
+                    "runs": len(found["runs"]),
+                    "test_clips": protocol["clips"],
+                    "test_speakers": len(protocol["speakers"]),
+                    **{
+                        f"{name}_{what}": rounded(value)
+                        for name in STATISTICS
+                        for what, value in numbers_of(found[name]).items()
+                    },
+                    "chance_uar": rounded(found["chance_uar"]),
+                    "ece": rounded(found["calibration"]["before"]["ece"]),
+                    "ece_scaled": rounded(after["ece"]) if after else None,
+                    "inflation_over": inflated.get("over"),
+                    "inflation_uar": rounded(inflated.get("uar")),
+                    "inflation_low": rounded((inflated.get("interval") or (None, None))[0]),
+                    "inflation_high": rounded((inflated.get("interval") or (None, None))[1]),
+                    "epochs": results["config"]["train"]["epochs"] if network else None,
+                    "train_seconds": round(results["times"]["train_seconds"][protocol_name], 1) if network else None,
+                    "parameters": results["parameters"] if network else None,
+                    **surroundings_of(results, results["times"]["date"], command),
+                }
+            )
+    return rows
+
+
+def numbers_of(statistic: dict) -> dict[str, float | None]:
+    """The pooled value with its interval, and the mean of the runs with its standard deviations."""
+    low, high = statistic["interval"] or (None, None)
+    return {"low": low, "high": high} | {name: statistic[name] for name in ("pooled", "mean", "std_folds", "std_seeds")}
+
+
+def rounded(share: float | None) -> float | None:
+    """A share to a hundredth of a per cent."""
+    return None if share is None else round(share, 4)
 
 
 def main() -> None:
@@ -56,13 +125,22 @@ def main() -> None:
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     workdir, table, command = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
-    row = row_of(json.loads((workdir / "results.json").read_text()), command)
-    rows = list(csv.DictReader(table.open())) if table.exists() else []
-    rows = [old for old in rows if old["command"] != command]
+    if (workdir / "crossval.json").exists():
+        made = rows_of_crossval(json.loads((workdir / "crossval.json").read_text(encoding="utf-8")), command)
+    else:
+        made = [row_of(json.loads((workdir / "results.json").read_text(encoding="utf-8")), command)]
+    fields = CROSSVAL_FIELDS if "system" in made[0] else FIELDS
+    rows: list[dict] = []
+    if table.exists():
+        with table.open(newline="") as lines:
+            reader = csv.DictReader(lines)
+            if tuple(reader.fieldnames or ()) != fields:
+                sys.exit(f"{table} has other columns than rows of {workdir}: name another file")
+            rows = [old for old in reader if old["command"] != command]
     with table.open("w", newline="") as out:
-        writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(out, fields, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*rows, row])
+        writer.writerows([*rows, *made])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Every jaxtyping annotation of the package is checked while the tests run."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -10,6 +13,11 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from fusion_emotion.prepare.settings import Settings
+
+# What one test compiles, no other compiles again, nor do the processes that tests start.
+_compiled = tempfile.mkdtemp(prefix="compiled-")
+atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 
 # The same examples in every run, and no deadline: the machine of a test run has other things to do.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)

@@ -128,7 +128,7 @@ def test_workdir_of_another_config(launch, tmp_path):
     refused(launch(RAVDESS), "belongs to another config", "seed is 7 there, 0 here", "--workdir")
 
 
-@pytest.mark.parametrize("mode", ["evaluate", "report"])
+@pytest.mark.parametrize("mode", ["evaluate", "report", "analyse"])
 def test_workdir_without_a_run(launch, mode):
     refused(launch(f"--mode={mode}"), "config.json", "--config")
     refused(launch(RAVDESS, f"--mode={mode}"), "first", "--workdir")

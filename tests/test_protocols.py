@@ -53,7 +53,7 @@ def sex_of(actors: Sequence[int] = ACTORS) -> dict[str, str]:
 def corpus(actors: Sequence[int] = ACTORS, *, takes: int = 60, modalities: int = 1) -> list[Item]:
     """RAVDESS in small: every actor's takes, each as often as there are modalities."""
     return [
-        Item(take_id=f"01-{take:02d}-{speaker}", speaker=speaker, sex=sex)
+        Item(take_id=f"01-{take:02d}-{speaker}", speaker=speaker, sex=sex, label=take % 8)
         for _ in range(modalities)
         for speaker, sex in sex_of(actors).items()
         for take in range(takes)
@@ -151,6 +151,48 @@ def test_random_windows_is_80_to_20_of_the_windows_with_clips_on_both_sides() ->
     assert len(there["test"] & there["train"]) > 400
 
 
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(ACTORS), unique=True, min_size=1), st.integers(0, 2**32), st.data())
+def test_takes_are_tested_once_in_even_shares_of_each_emotion(
+    actors: list[int], seed: int, data: st.DataObject
+) -> None:
+    items = corpus(actors, takes=data.draw(st.integers(10, 24)), modalities=2)
+    n_folds = data.draw(st.integers(2, 5))
+    label_of = {item.take_id: item.label for item in items}
+    tested: list[set[str]] = []
+    for fold in range(n_folds):
+        there = sides(items, draw(items, "takes", fold=fold, n_folds=n_folds, seed=seed), "take_id")
+        assert_disjoint(there)
+        assert set.union(*there.values()) == set(label_of)
+        tested.append(there["test"])
+        chosen = Counter(label_of[take] for take in there["validation"])
+        # Before an emotion has two validation takes, each has one where there are enough of it.
+        assert max(chosen.values()) <= 1 or len(chosen) == 8 or len(actors) == 1
+    assert Counter(take for fold in tested for take in fold) == Counter(list(label_of))
+    for label in range(8):
+        counts = [sum(label_of[take] == label for take in fold) for fold in tested]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_60_takes_of_one_speaker_make_5_folds_of_12() -> None:
+    items = corpus([5])
+    for fold in range(5):
+        assert Counter(draw(items, "takes", fold=fold)) == {"test": 12, "validation": 6, "train": 42}
+
+
+def test_folds_are_those_that_have_something_to_test() -> None:
+    def of(actors: Sequence[int], protocol: str, n_folds: int = 5) -> list[int]:
+        return protocols.folds(corpus(actors, takes=3), protocol, n_folds=n_folds, seed=0)
+
+    assert of([1, 5, 6, 9, 20], "contiguous6") == [0, 1, 2, 4]
+    assert of([7, 8, 9], "loso") == [0, 1, 2]
+    assert of(ACTORS, "kfold", n_folds=6) == [*range(6)]
+    assert of([5], "takes", n_folds=3) == [0, 1, 2]
+    assert of(ACTORS, "random") == of(ACTORS, "random_windows") == [0]
+    with pytest.raises(UserError, match="'k' is unknown"):
+        of(ACTORS, "k")
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_same_seed_gives_the_same_split_in_any_order_of_the_clips(protocol: str) -> None:
     items = corpus(takes=4)
@@ -214,7 +256,9 @@ def test_a_published_fold_keeps_its_number_without_some_of_its_actors() -> None:
         (ACTORS, "chumachenko", {"fold": 1}, r"split.fold=1 .* folds 0 to 0"),
         (ACTORS, "kfold", {"n_folds": 1}, r"split.n_folds=1 does not suit 24 speakers: choose 2 to 24"),
         ([1, 2, 3], "kfold", {"n_folds": 4}, r"split.n_folds=4 does not suit 3 speakers: choose 2 to 3"),
-        ([7], "kfold", {}, r"does not suit 1 speakers.*protocol=random"),
+        ([7], "kfold", {}, r"does not suit 1 speakers.*protocol=takes"),
+        ([7], "takes", {"n_folds": 3}, r"split.n_folds=3 does not suit 2 takes: choose 2 to 2"),
+        ([7, 8], "takes", {"fold": 5, "n_folds": 4}, r"split.fold=5 .* folds 0 to 3"),
         ([7, 8], "loso", {}, r"leaves nothing to the validation part .* of 2 speakers"),
         ([7], "loso", {}, r"leaves nothing to the train and validation part"),
         (ACTORS, "random", {"test_fraction": 0.0}, r"split.test_fraction=0.0 .* between 0 and 1"),
@@ -248,14 +292,17 @@ def test_a_planted_leak_is_caught(protocol: str) -> None:
     if protocol == "random_windows":
         protocols.check(items, leaking, protocol)  # which promises nothing
         return
-    what = f"take {items[leak].take_id}" if protocol == "random" else f"speaker {items[leak].speaker}"
+    what = f"take {items[leak].take_id}" if protocol in ("random", "takes") else f"speaker {items[leak].speaker}"
     with pytest.raises(AssertionError, match=f"{protocol}: {what} is in "):
         protocols.check(items, leaking, protocol)
 
 
 def test_a_take_that_leaks_from_one_speaker_to_another_is_caught() -> None:
     """Two speakers in one take: no speaker is on two sides, but the take is."""
-    items = [Item(take_id="duet", speaker="01", sex="male"), Item(take_id="duet", speaker="02", sex="female")]
+    items = [
+        Item(take_id="duet", speaker="01", sex="male", label=0),
+        Item(take_id="duet", speaker="02", sex="female", label=0),
+    ]
     with pytest.raises(AssertionError, match="take duet is in train and in test"):
         protocols.check(items, ["train", "test"], "loso")
 
@@ -264,11 +311,12 @@ def test_a_take_that_leaks_from_one_speaker_to_another_is_caught() -> None:
 def many() -> list[Item]:
     speakers = 100
     return 10 * [
-        Item(take_id=f"{i}", speaker=f"{i % speakers:03d}", sex=("male", "female")[i % 2]) for i in range(20_000)
+        Item(take_id=f"{i}", speaker=f"{i % speakers:03d}", sex=("male", "female")[i % 2], label=i % 8)
+        for i in range(20_000)
     ]
 
 
-@pytest.mark.parametrize("protocol", ["random", "random_windows", "kfold"])
+@pytest.mark.parametrize("protocol", ["random", "random_windows", "takes", "kfold"])
 def test_200_000_items_take_seconds(many: list[Item], protocol: str) -> None:
     start = time.process_time()
     draw(many, protocol)
@@ -277,5 +325,6 @@ def test_200_000_items_take_seconds(many: list[Item], protocol: str) -> None:
 
 def test_every_protocol_says_what_it_means() -> None:
     assert set(protocols.MEANING) == set(PROTOCOLS)
-    assert all("same speakers" in protocols.MEANING[p] or "one clip" in protocols.MEANING[p] for p in PROTOCOLS[:2])
+    assert set(protocols.ON_BOTH_SIDES) == set(PROTOCOLS) - set(SPEAKER_INDEPENDENT)
+    assert all("on both sides" in protocols.MEANING[p] for p in protocols.ON_BOTH_SIDES)
     assert all("speaker-independent" in protocols.MEANING[p] for p in SPEAKER_INDEPENDENT)

@@ -154,6 +154,14 @@ def make_run(
             "loss": 1.2345,
             "clip": _measures(clip_confusion),
             "window": _measures(window_confusion),
+            "calibration": {
+                "temperature": 1.5,
+                "validation_clips": 61,
+                **{
+                    when: {"ece": ece, "count": [4, 10], "confidence": [None, 0.75], "accuracy": [None, 0.5]}
+                    for when, ece in (("before", 0.25), ("after", 0.125))
+                },
+            },
         },
         "parameters": 1025536,
         "train_seconds": 4000.0,
@@ -244,7 +252,7 @@ def run(tmp_path: pathlib.Path) -> Run:
 def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
     source = run.report(pictures=figures)
     page = Page(source)
-    assert len(page.loads) == 5 + 14
+    assert len(page.loads) == 6 + 14
     assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,[\w+/]{1000}", address) for address in page.loads)
     assert not re.search(
         r"(?:src|href|action)\s*=\s*\W?https?://|url\(|@import|<script|<link|<iframe|javascript:", source
@@ -277,6 +285,8 @@ def test_numbers_are_those_of_the_results(run: Run) -> None:
     assert page.row("sad")[-1] == "neutral (1)"
     assert page.row("parameters")[1] == "1,025,536"
     assert page.row("training time")[1] == "66 min 40 s"
+    assert "is 25.0 % as trained, and 12.5 % when" in page.text
+    assert "a temperature of 1.50" in page.text
     assert "step 20 of 40, with a validation UAR of 43.2 %" in page.text
 
 

@@ -13,21 +13,24 @@ import tiny
 from fusion_emotion import metrics
 from fusion_emotion.evaluate import statistics
 from fusion_emotion.evaluate.statistics import (
+    Answers,
     apply_temperature,
     bootstrap_interval,
     breakdown,
     calibration,
+    difference_interval,
     fit_temperature,
     mean_std,
     permutation_test,
+    pooled_interval,
 )
 from fusion_emotion.prepare.records import Record
 
 NAMES = tuple(statistics.STATISTICS)
-Answers = tuple[np.ndarray, np.ndarray, list[str]]
+Triple = tuple[np.ndarray, np.ndarray, list[str]]
 
 
-def simulated(n_speakers: int, *, seed: int, clips: int = 24, spread: float = 0.1, accuracy: float = 0.6) -> Answers:
+def simulated(n_speakers: int, *, seed: int, clips: int = 24, spread: float = 0.1, accuracy: float = 0.6) -> Triple:
     """Answers whose accuracy differs from speaker to speaker, around `accuracy`; every class equally often."""
     rng = np.random.default_rng(seed)
     skill = np.clip(accuracy + rng.uniform(-spread, spread, n_speakers), 0, 1)
@@ -127,6 +130,43 @@ def test_resampling_clips_instead_of_speakers_would_be_too_narrow() -> None:
     by_speaker = bootstrap_interval(true, predicted, speakers, statistic="war", seed=0)
     by_clip = bootstrap_interval(true, predicted, list(map(str, range(len(true)))), statistic="war", seed=0)
     assert by_speaker.high - by_speaker.low > 1.5 * (by_clip.high - by_clip.low)
+
+
+def test_the_interval_of_seeds_is_of_the_mean_of_their_statistic() -> None:
+    seeds = [simulated(6, seed=seed) for seed in (20, 21)]
+    answers = [Answers(true=true, predicted=predicted, speakers=speakers) for true, predicted, speakers in seeds]
+    found = pooled_interval(answers, statistic="macro_f1", n_resamples=200, seed=3)
+    times = np.random.default_rng(3).multinomial(6, [1 / 6] * 6, 200)
+    slow = [
+        np.mean(
+            [
+                reference.f1_score(
+                    *(
+                        np.concatenate([np.tile(part.reshape(6, -1)[s], n) for s, n in enumerate(row)])
+                        for part in (true, predicted)
+                    ),
+                    average="macro",
+                )
+                for true, predicted, _ in seeds
+            ]
+        )
+        for row in [np.ones(6, int), *times]
+    ]
+    assert found.value == pytest.approx(slow[0])
+    np.testing.assert_allclose([found.low, found.high], np.quantile(slow[1:], [0.025, 0.975]))
+
+
+def test_a_difference_is_of_the_same_speakers() -> None:
+    true, a, speakers = simulated(8, seed=22, spread=0.35)
+    _, b, _ = simulated(8, seed=23, accuracy=0.4)
+    of_a, of_b = (Answers(true=true, predicted=said, speakers=speakers) for said in (a, b))
+    nothing = difference_interval([of_a], [of_a, of_a], statistic="uar", n_resamples=200, seed=0)
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    found = difference_interval([of_a], [of_b], statistic="uar", n_resamples=200, seed=0)
+    assert found.value == pytest.approx(
+        reference.balanced_accuracy_score(true, a) - reference.balanced_accuracy_score(true, b)
+    )
+    assert found.low < found.value < found.high
 
 
 @pytest.mark.parametrize("n_speakers", [5, 24])

@@ -2,19 +2,22 @@
 
 import functools
 import json
+import logging
 import pathlib
+import pickle
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+import run_tiny
 import tiny
-from configs import ravdess
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate.evaluate import evaluate
 from fusion_emotion.train import devices, loop
 from fusion_emotion.train.checkpoint import Checkpoints, score
-from fusion_emotion.train.step import first_bad_leaf, train_step
+from fusion_emotion.train.step import leaf_names, train_step
 from fusion_emotion.train.writer import MetricsWriter, read_metrics
 
 
@@ -24,12 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def config_of(**train: object) -> dict:
-    config = ravdess.get_config()
-    config.split.protocol = "kfold"
-    config.split.n_folds = 3
-    config.prepare.face_size = tiny.FACE_SIZE
-    config.train.update({"batch_size": 16, "epochs": 8, "validate_every_epochs": 2, "log_every_steps": 3} | train)
-    return config.to_dict()
+    return run_tiny.settings(**{f"train__{name}": value for name, value in train.items()})
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def newest(setup: loop.Setup, workdir: pathlib.Path) -> list[np.ndarray]:
 
 def test_it_learns_what_is_plain_to_see(trained, results):
     setup, _ = trained
-    assert results["test"]["clip"]["uar"] > 0.8
+    assert results["test"]["clip"]["uar"] > 0.6
     assert results["test"]["clip"]["count"] == setup.windows["test"].n_clips == 16
     assert results["test"]["window"]["count"] == len(setup.windows["test"])
 
@@ -121,22 +119,130 @@ def test_a_finished_run_trains_no_further(trained):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
-def test_nan_stops_the_run_and_names_the_step(folder, tmp_path):
-    setup = loop.Setup.create(config_of(learning_rate=float("inf"), schedule="constant", epochs=3), folder)
-    with pytest.raises(UserError, match=r"not a number by step 3; the first parameter to hold one is \w+"):
+def test_nan_stops_the_run_names_the_step_and_keeps_the_batch(folder, tmp_path):
+    # Adam's second update of parameters that the first one made huge overflows.
+    setup = loop.Setup.create(config_of(learning_rate=1e30, schedule="constant", epochs=3), folder)
+    with pytest.raises(
+        UserError, match=r"not a number at step (\d+); the first gradient .* is that of [\w/]+\."
+    ) as raised:
         loop.train(setup, tmp_path)
+    [kept] = tmp_path.glob("bad_batch_step_*.npz")
+    assert str(kept) in str(raised.value)
+    assert np.load(kept)["strip"].shape == (16, tiny.FACE_SIZE, 5 * tiny.FACE_SIZE, 3)
+
+
+def one_step(setup: loop.Setup, *, on_device: bool) -> tuple[Any, Any, Any]:
+    """The state before and after a step, and its report."""
+    source = setup.source("train")
+    corpus = setup.corpus(source) if on_device else None
+    batches = loop.training_batches(source, batch_size=16, seed=0, random_starts=True, media=not on_device)
+    tx = setup.optimizer()
+    state = devices.replicate(setup.new_state(tx))
+    step = devices.parallel(
+        functools.partial(train_step, model=setup.model, tx=tx, recipe=setup.recipe), donate_state=True
+    )
+    batch = {**next(batches), "stop": np.zeros(16, bool)}
+    return state, *step(state, devices.shard(batch), corpus)
 
 
 def test_a_step_reduces_over_the_devices_and_donates(folder):
-    setup = loop.Setup.create(config_of(), folder)
-    tx = setup.optimizer()
-    state = devices.replicate(setup.new_state(tx))
-    step = devices.parallel(functools.partial(train_step, model=setup.model, tx=tx, seed=0), donate_state=True)
-    batches = loop.training_batches(setup.source("train"), batch_size=16, seed=0, random_starts=True)
-    after, sums = step(state, devices.shard(next(batches)))
-    assert int(devices.unreplicate(sums).count) == 16
+    before, after, report = one_step(loop.Setup.create(config_of(), folder), on_device=True)
+    assert int(devices.unreplicate(report).sums.count) == 16
     assert int(devices.unreplicate(after).step) == 1
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+
+
+def test_windows_cut_on_the_device_are_those_cut_on_the_host(folder):
+    setup = loop.Setup.create(config_of(), folder)
+    (_, here, _), (_, there, _) = (one_step(setup, on_device=on_device) for on_device in (False, True))
+    jax.tree.map(np.testing.assert_array_equal, here, there)
+
+
+def test_nothing_is_compiled_after_the_first_validation(folder, tmp_path, caplog, monkeypatch):
+    """The second epoch, its validation and its checkpoint included, finds every function compiled."""
+    marks = []
+    saved = Checkpoints.save
+
+    def save(self, *arguments):
+        saved(self, *arguments)
+        marks.append(len(caplog.records))
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with caplog.at_level(logging.DEBUG, logger="jax"), jax.log_compiles():
+        loop.train(loop.Setup.create(config_of(epochs=4, validate_every_epochs=1), folder), tmp_path)
+    assert len(marks) == 4
+    compilations = [n for n, record in enumerate(caplog.records) if "Compiling" in record.getMessage()]
+    assert min(compilations) < marks[0]
+    assert not [caplog.records[n].getMessage() for n in compilations if n >= marks[0]]
+
+
+def test_checkpoints_hold_no_pickle(trained, monkeypatch):
+    """Reading a checkpoint that someone else made runs no code."""
+    setup, workdir = trained
+
+    def refuse(*arguments, **named):
+        raise AssertionError("a pickle was read")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert newest(setup, workdir)
+    names = [path.name for path in (workdir / "checkpoints").rglob("*") if path.is_file()]
+    assert names
+    assert not [name for name in names if "pickle" in name or name.endswith(".pkl")]
+
+
+def test_what_training_may_need(folder, tmp_path):
+    """Everything at once: it learns, and its curve is its own."""
+    config = config_of(
+        weight_decay=1e-3,
+        clip_norm=1.0,
+        accumulate_steps=2,
+        label_smoothing=0.1,
+        class_weights=True,
+        ema_decay=0.5,
+        epochs=20,
+        resident_gb=0.0,
+    )
+    setup = loop.Setup.create(config, folder)
+    loop.train(setup, tmp_path)
+    assert evaluate(setup, tmp_path)["test"]["clip"]["uar"] > 0.5
+    checkpoints = Checkpoints(tmp_path)
+    state = checkpoints.restore_best(setup.new_state(setup.optimizer()))
+    checkpoints.close()
+    moved = [
+        float(np.abs(one - other).max())
+        for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.average), strict=True)
+    ]
+    assert max(moved) > 0
+
+
+def test_training_stops_early_and_stays_stopped(folder, tmp_path):
+    # A learning rate that changes nothing: the first validation stays the best.
+    setup = loop.Setup.create(
+        config_of(learning_rate=1e-12, schedule="constant", patience_epochs=2, validate_every_epochs=1, epochs=9),
+        folder,
+    )
+    loop.train(setup, tmp_path)
+    steps = [row["step"] for row in read_metrics(tmp_path) if row["part"] == "validation"]
+    assert steps[-1] < setup.n_steps
+    loop.train(setup, tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path) if row["part"] == "validation"] == steps
+
+
+def test_checkpoints_are_kept_as_the_config_says(folder, tmp_path):
+    setup = loop.Setup.create(config_of(validate_every_epochs=1, keep_every_epochs=3, epochs=8), folder)
+    loop.train(setup, tmp_path)
+    every = setup.validate_every_steps
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {3 * every, 6 * every, setup.n_steps} <= kept
+    assert len(kept) <= 4  # these and the best
+
+
+def test_a_profile_is_written(folder, tmp_path):
+    config = config_of(epochs=2)
+    config["profile"] = {"steps": (2, 3)}
+    loop.train(loop.Setup.create(config, folder), tmp_path)
+    assert list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
 
 
 def test_a_batch_that_does_not_divide_is_an_error(folder):
@@ -144,9 +250,9 @@ def test_a_batch_that_does_not_divide_is_an_error(folder):
         loop.Setup.create(config_of(batch_size=0), folder)
 
 
-def test_first_bad_leaf_names_the_path():
-    assert first_bad_leaf({"a": np.ones(2), "b": {"c": np.array([1.0, np.nan])}}) == "b/c"
-    assert first_bad_leaf({"a": np.ones(2)}) == ""
+def test_leaves_are_named_by_their_path():
+    tree = {"a": np.ones(2), "b": {"c": np.array([1.0, np.nan])}}
+    assert leaf_names(tree) == ["a", "b/c"]
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):

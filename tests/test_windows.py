@@ -231,6 +231,7 @@ def test_a_window_carries_the_label_and_clip_of_its_row(source: Source) -> None:
             "has_audio": "bool",
             "label": "int32",
             "clip": "int32",
+            "start": "int32",
             "mask": "bool",
         }
         assert (int(window["label"]), int(window["clip"])) == (RECORDS[clip].label, clip)

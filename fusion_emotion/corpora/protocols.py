@@ -5,7 +5,8 @@ never used for a choice: every protocol takes the validation part, which chooses
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -42,11 +43,20 @@ _FOLDS: dict[str, tuple[tuple[int, ...], ...]] = {
 _CHUMACHENKO_VALIDATION = (11, 13, 18, 22)
 
 SPEAKER_INDEPENDENT = (*_FOLDS, "loso", "kfold")
-PROTOCOLS = ("random", "random_windows", *SPEAKER_INDEPENDENT)
+WITH_FOLDS = ("takes", *SPEAKER_INDEPENDENT)
+PROTOCOLS = ("random", "random_windows", *WITH_FOLDS)
+
+# What a protocol that is not speaker-independent has on both sides; it is said beside each of its numbers.
+ON_BOTH_SIDES = {
+    "random": "speakers on both sides",
+    "random_windows": "windows of one clip on both sides",
+    "takes": "speakers on both sides",
+}
 
 MEANING = {
     "random": "80/20 of the shuffled takes; the same speakers are on both sides",
     "random_windows": "80/20 of the shuffled one-second windows; windows of one clip are on both sides",
+    "takes": "folds over the takes, of each emotion alike; the same speakers are on both sides",
     "luna5": "speaker-independent, 5 folds (Luna-Jiménez et al. 2021)",
     "contiguous6": "speaker-independent, 6 folds of 4 consecutive actors",
     "emobox6": "speaker-independent, 6 folds (EmoBox)",
@@ -63,6 +73,7 @@ class Item:
     take_id: str
     speaker: str
     sex: str
+    label: int
 
 
 def _shuffled(values: Iterable[str], *seed: int) -> list[str]:
@@ -84,6 +95,16 @@ def _by_sex(sex_of: dict[str, str], *seed: int) -> list[str]:
     return [group[i] for i in range(longest) for group in groups if i < len(group)]
 
 
+def _alternating(values: Sequence[str], group_of: Mapping[str, int]) -> list[str]:
+    """The first value of every group in the order of `values`, then the second of every group, and so on."""
+    seen = Counter[int]()
+    rank = {}
+    for value in values:
+        rank[value] = seen[group_of[value]]
+        seen[group_of[value]] += 1
+    return sorted(values, key=rank.__getitem__)
+
+
 def speaker_folds(protocol: str, sex_of: dict[str, str], *, n_folds: int, seed: int) -> list[set[str]]:
     """The held-out speakers of each fold of a speaker-independent protocol, among the speakers there are.
 
@@ -97,11 +118,44 @@ def speaker_folds(protocol: str, sex_of: dict[str, str], *, n_folds: int, seed: 
     if not 2 <= n_folds <= len(sex_of):
         raise UserError(
             f"split.n_folds={n_folds} does not suit {len(sex_of)} speakers: choose 2 to {len(sex_of)}, "
-            "or --config.split.protocol=random for a corpus of one speaker"
+            "or --config.split.protocol=takes for a corpus of one speaker"
         )
-    # One sex after the other: dealt in turn from an alternating row, an even number of folds would be of one sex each.
-    dealt = sorted(_shuffled(sex_of, seed), key=sex_of.__getitem__)
-    return [set(dealt[fold::n_folds]) for fold in range(n_folds)]
+    return _dealt(sex_of, n_folds, seed)
+
+
+def _dealt(group_of: Mapping[str, str | int], n_folds: int, seed: int) -> list[set[str]]:
+    """Folds over what `group_of` maps to its group, with an even share of each group."""
+    # One group after the other: dealt in turn from an alternating row, two folds of two groups would be of one each.
+    row = sorted(_shuffled(group_of, seed), key=group_of.__getitem__)
+    return [set(row[fold::n_folds]) for fold in range(n_folds)]
+
+
+def _take_folds(label_of: dict[str, int], *, n_folds: int, seed: int) -> list[set[str]]:
+    """The held-out takes of each fold of the protocol `takes`; `label_of` maps each take to its label."""
+    if not 2 <= n_folds <= len(label_of):
+        raise UserError(
+            f"split.n_folds={n_folds} does not suit {len(label_of)} takes: choose 2 to {max(2, len(label_of))}"
+        )
+    return _dealt(label_of, n_folds, seed)
+
+
+def folds(items: Sequence[Item], protocol: str, *, n_folds: int, seed: int) -> list[int]:
+    """The folds of a protocol that have something to test among `items`; [0] for one without folds.
+
+    A published fold none of whose actors is there has nothing. Raises UserError for a number of folds that cannot be.
+    """
+    if protocol not in PROTOCOLS:
+        raise did_you_mean("split.protocol", protocol, PROTOCOLS)
+    if protocol not in WITH_FOLDS:
+        return [0]
+    return [fold for fold, held_out in enumerate(_held_out(items, protocol, n_folds, seed)) if held_out]
+
+
+def _held_out(items: Sequence[Item], protocol: str, n_folds: int, seed: int) -> list[set[str]]:
+    """The takes (of the protocol `takes`) or speakers that each fold tests."""
+    if protocol == "takes":
+        return _take_folds({item.take_id: item.label for item in items}, n_folds=n_folds, seed=seed)
+    return speaker_folds(protocol, {item.speaker: item.sex for item in items}, n_folds=n_folds, seed=seed)
 
 
 def check_settings(protocol: str, *, test_fraction: float, validation_fraction: float) -> None:
@@ -125,25 +179,27 @@ def draw(
 ) -> list[Part]:
     """The part of each item under a protocol; linear in the number of items.
 
-    The fractions are of the takes (`random`), windows (`random_windows`) or training speakers (all others); the
-    validation fraction is of what is left to train on. Raises UserError for a fold that is not there.
+    The fractions are of the takes (`random`, `takes`), windows (`random_windows`) or training speakers (all others);
+    the validation fraction is of what is left to train on. Raises UserError for a fold that is not there.
     """
     check_settings(protocol, test_fraction=test_fraction, validation_fraction=validation_fraction)
     if protocol == "random_windows":
         keys = [str(i) for i in range(len(items))]
-    elif protocol == "random":
+    elif protocol in ("random", "takes"):
         keys = [item.take_id for item in items]
     else:
         keys = [item.speaker for item in items]
-    if protocol in SPEAKER_INDEPENDENT:
-        sex_of = {item.speaker: item.sex for item in items}
-        folds = speaker_folds(protocol, sex_of, n_folds=n_folds, seed=seed)
-        if not 0 <= fold < len(folds):
-            raise UserError(f"split.fold={fold} is out of range: {protocol} has folds 0 to {len(folds) - 1}")
-        test = folds[fold]
-        rest = {speaker: sex for speaker, sex in sex_of.items() if speaker not in test}
+    if protocol in WITH_FOLDS:
+        held_out = _held_out(items, protocol, n_folds, seed)
+        if not 0 <= fold < len(held_out):
+            raise UserError(f"split.fold={fold} is out of range: {protocol} has folds 0 to {len(held_out) - 1}")
+        test = held_out[fold]
+        rest = {key: item.sex for key, item in zip(keys, items, strict=True) if key not in test}
         if protocol == "chumachenko":
             validation = {f"{actor:02d}" for actor in _CHUMACHENKO_VALIDATION} & set(rest)
+        elif protocol == "takes":
+            label_of = {item.take_id: item.label for item in items}
+            validation = _fraction(_alternating(_shuffled(rest, seed, fold, 1), label_of), validation_fraction)
         else:
             validation = _fraction(_by_sex(rest, seed, fold, 1), validation_fraction)
     else:
@@ -156,7 +212,7 @@ def draw(
         raise UserError(
             f"split.protocol={protocol}, fold {fold}, leaves nothing to the {' and '.join(empty)} part "
             f"({len(items)} clips or windows of {len({item.speaker for item in items})} speakers): use more data, "
-            "another --config.split.fold, or --config.split.protocol=kfold or random"
+            "another --config.split.fold, or --config.split.protocol=kfold, takes or random"
         )
     check(items, parts, protocol)
     return parts

@@ -6,6 +6,7 @@ Trained on the training part; what is chosen is chosen on the validation part; t
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import pathlib
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -55,6 +56,13 @@ class BaselineOutcome:
     def clip_confusion(self) -> Int[np.ndarray, "C C"]:
         """The confusion matrix of the clips, each counted once."""
         return metrics.confusion_matrix(self.windows.labels, self.predicted, self.clip_log_prob.shape[1])
+
+
+def left_out() -> dict[str, str]:
+    """The baselines whose packages are not installed, and the first package that each lacks."""
+    needed = {"mfcc": ("sklearn",), "egemaps": ("sklearn", "opensmile")}
+    lacking = {name: [p for p in packages if importlib.util.find_spec(p) is None] for name, packages in needed.items()}
+    return {name: packages[0] for name, packages in lacking.items() if packages}
 
 
 def baseline(name: str, setup: Setup) -> BaselineOutcome:

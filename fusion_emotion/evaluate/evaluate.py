@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ import numpy as np
 
 from fusion_emotion import metrics
 from fusion_emotion.corpora import protocols
-from fusion_emotion.evaluate import statistics
+from fusion_emotion.evaluate import predictions, statistics
+from fusion_emotion.evaluate.predictions import PREDICTIONS
 from fusion_emotion.evaluate.table import percent, table
 from fusion_emotion.prepare.records import atomic
 from fusion_emotion.train import devices
@@ -25,7 +27,6 @@ from fusion_emotion.train.step import parameter_count
 from fusion_emotion.train.writer import read_metrics
 
 RESULTS = "results.json"
-PREDICTIONS = "predictions.jsonl"
 
 
 def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
@@ -38,20 +39,15 @@ def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     step = int(state.step)
     validation = {k: v for k, v in checkpoints.metrics(step).items() if k.startswith("validation_")}
     checkpoints.close()
-    outcome = Evaluator(setup, "test")(devices.replicate(state))
+    replicated = devices.replicate(state)
+    validated = Evaluator(setup, "validation")(replicated)
+    outcome = Evaluator(setup, "test")(replicated)
     log = read_metrics(workdir)
-    split = setup.config["split"]
     results = {
         "corpus": setup.config["data"]["corpus"],
         "modalities": setup.config["model"]["modalities"],
         "label_names": list(setup.label_names),
-        "protocol": {
-            "name": split["protocol"],
-            "meaning": protocols.MEANING[split["protocol"]],
-            "speaker_independent": split["protocol"] in protocols.SPEAKER_INDEPENDENT,
-            "fold": split["fold"] if split["protocol"] in protocols.SPEAKER_INDEPENDENT else None,
-            "split_seed": split["seed"],
-        },
+        "protocol": protocol_of(setup.config["split"]),
         "parts": {
             part: {
                 "clips": windows.n_clips,
@@ -67,7 +63,7 @@ def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
             "clip": _measures(outcome.clip_confusion),
             "window": _measures(outcome.window_confusion),
             "intervals": _intervals(outcome),
-            "expected_calibration_error": statistics.calibration(outcome.clip_log_prob, outcome.windows.labels).ece,
+            "calibration": _calibration(validated, outcome),
             "by": {
                 by: {
                     value: dataclasses.asdict(group)
@@ -84,9 +80,22 @@ def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
         "config": setup.config,
         **surroundings(),
     }
-    _write(workdir / PREDICTIONS, "".join(json.dumps(row) + "\n" for row in _predictions(outcome)))
-    _write(workdir / RESULTS, json.dumps(results, indent=1))
+    if devices.leads():
+        predictions.write(workdir / PREDICTIONS, outcome.windows, outcome.clip_log_prob)
+        with atomic(workdir / RESULTS) as partial:
+            partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return results
+
+
+def protocol_of(split: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol of a config's `split` section, as every result names it."""
+    return {
+        "name": split["protocol"],
+        "meaning": protocols.MEANING[split["protocol"]],
+        "speaker_independent": split["protocol"] in protocols.SPEAKER_INDEPENDENT,
+        "fold": split["fold"] if split["protocol"] in protocols.WITH_FOLDS else None,
+        "split_seed": split["seed"],
+    }
 
 
 def chosen_by(setup: Setup) -> str:
@@ -101,6 +110,11 @@ def chosen_by(setup: Setup) -> str:
         return (
             f"{best} on {share:.1%} of the training takes ({n} clips); the {test:.0%} of all takes that the original "
             f"description calls validation are the test part here: {once}."
+        )
+    if protocol == "takes":
+        return (
+            f"{best} on {share:.1%} of the training takes ({n} clips), of each emotion alike; the same speakers train, "
+            f"validate and test: {once}."
         )
     if protocol == "random_windows":
         return (
@@ -124,9 +138,9 @@ def _measures(confusion: np.ndarray) -> dict[str, Any]:
 
 
 def _intervals(outcome: Outcome) -> dict[str, list[float]] | None:
-    """95 % bootstrap intervals over the speakers of the test part; none of fewer than four, where they are narrow."""
+    """95 % bootstrap intervals over the speakers of the test part; none of few, where they are too narrow."""
     speakers = [row.speaker for row in outcome.windows.rows]
-    if len(set(speakers)) < 4:
+    if len(set(speakers)) < statistics.LEAST_SPEAKERS:
         return None
     intervals = {
         name: statistics.bootstrap_interval(outcome.windows.labels, outcome.predicted, speakers, statistic=name, seed=0)
@@ -135,17 +149,27 @@ def _intervals(outcome: Outcome) -> dict[str, list[float]] | None:
     return {name: [interval.low, interval.high] for name, interval in intervals.items()}
 
 
-def _predictions(outcome: Outcome) -> list[dict[str, Any]]:
-    return [
-        {
-            "clip_id": row.clip_id,
-            "speaker": row.speaker,
-            "label": row.label,
-            "predicted": int(predicted),
-            "log_prob": [round(float(value), 6) for value in log_prob],
-        }
-        for row, predicted, log_prob in zip(outcome.windows.rows, outcome.predicted, outcome.clip_log_prob, strict=True)
-    ]
+def _calibration(validated: Outcome, outcome: Outcome) -> dict[str, Any]:
+    """The temperature that suits the validation part, and how calibrated the test part is without and with it."""
+    temperature = statistics.fit_temperature(validated.clip_log_prob, validated.windows.labels)
+    true = outcome.windows.labels
+    return {
+        "temperature": temperature,
+        "validation_clips": len(validated.windows.rows),
+        "before": reliability(outcome.clip_log_prob, true),
+        "after": reliability(statistics.apply_temperature(outcome.clip_log_prob, temperature), true),
+    }
+
+
+def reliability(log_prob: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    """The expected calibration error and its bins of confidence, None for what an empty bin lacks."""
+    found = statistics.calibration(log_prob, true)
+    bins = {name: getattr(found, name) for name in ("confidence", "accuracy")}
+    return {
+        "ece": found.ece,
+        "count": found.count.tolist(),
+        **{name: [None if np.isnan(value) else float(value) for value in values] for name, values in bins.items()},
+    }
 
 
 def surroundings() -> dict[str, Any]:
@@ -190,11 +214,6 @@ def _cpu() -> str:
         return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def results_table(results: dict[str, Any]) -> str:

@@ -5,8 +5,11 @@ pyplot, so that neither a backend nor a window is chosen for whoever calls.
 """
 
 import base64
+import dataclasses
+import functools
 import io
-from collections.abc import Mapping, Sequence
+import wave
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ
+from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
 
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#595959"
+BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+
+# Okabe & Ito's eight, for what has more than two kinds.
+_COLOURS = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, VERMILLION, "#CC79A7", "#000000")
+_SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 _WIDTH_IN = 4.8
+_WIDE_IN = 7.2
 _CARD_WIDTH_IN = 3.3  # three of them side by side
 _STRIP_HEIGHT_PX = 96  # at most
 _ENVELOPE_COLUMNS = 500
@@ -227,6 +235,37 @@ def _draw_spectrogram(axes: Axes, waveform: Int16[np.ndarray, "samples"], *, sta
 
 
 @_styled
+def log_mel(
+    db: Float[np.ndarray, "time n_mels"], *, centres_hz: Float[np.ndarray, "n_mels"], span_db: tuple[float, float]
+) -> Figure:
+    """A log-mel spectrogram of a second as the model gets it; colours span `span_db`, `centres_hz` are the bands'."""
+    figure = Figure(figsize=(_CARD_WIDTH_IN, 1.45))
+    axes = figure.add_axes((0.12, 0.29, 0.73, 0.67))
+    n_mels = db.shape[1]
+    picture = axes.imshow(
+        db.T,
+        cmap=colormaps["cividis"],
+        vmin=span_db[0],
+        vmax=span_db[1],
+        origin="lower",
+        # Frames are centred on their times, the first on 0 s and the last on 1 s.
+        extent=(-0.5 / (len(db) - 1), 1 + 0.5 / (len(db) - 1), -0.5, n_mels - 0.5),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    picture.set_rasterized(True)
+    bands = np.linspace(0, n_mels - 1, 4).round().astype(int)
+    axes.set_xticks(np.arange(6) / 5)
+    axes.set_xlabel("time (s)", labelpad=1)
+    axes.set_yticks(bands)
+    axes.set_ylabel("mel band", labelpad=2)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(bands, [f"{centres_hz[band] / 1000:.1f}" for band in bands])
+    right.set_ylabel("kHz", labelpad=3)
+    return figure
+
+
+@_styled
 def histogram(
     values: Float[np.ndarray, "clips"], *, xlabel: str, span: tuple[float | None, float | None] = (None, None)
 ) -> Figure:
@@ -250,6 +289,328 @@ def histogram(
     axes.set_ylim(bottom=0)
     axes.set_ylabel("clips")
     axes.set_xlabel(xlabel)
+    return figure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """A statistic of one system, in shares: its value, the interval around it, and those of its runs."""
+
+    title: str
+    value: float
+    interval: Sequence[float] | None
+    runs: Sequence[float]
+    chance: float
+    mark: int  # which of `_MARKS` stands for the system
+
+
+_MARKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (GREY, "D"))
+
+
+@_styled
+def scores(groups: Mapping[str, Sequence[Score]], *, xlabel: str) -> Figure:
+    """A row for each score, under the name of its group: a mark with its interval, its runs as small rings, chance."""
+    n_rows = sum(1 + len(group) for group in groups.values())
+    figure = Figure(figsize=(_WIDE_IN, 0.75 + 0.27 * n_rows), layout="constrained")
+    axes = figure.add_subplot()
+    row, places, names = 0, [], []
+    for group, members in groups.items():
+        axes.text(0.5, row, group, va="center", weight="bold", size=8.5)
+        for score in members:
+            row += 1
+            colour, marker = _MARKS[score.mark]
+            ring: dict[str, Any] = {"color": "none", "edgecolor": colour, "linewidth": 0.7, "s": 16, "clip_on": False}
+            # Beneath the bar, which would hide them.
+            axes.scatter([100 * value for value in score.runs], [row + 0.24] * len(score.runs), **ring)
+            if score.interval is not None:
+                axes.plot([100 * end for end in score.interval], [row, row], color=colour, linewidth=2.2, zorder=3)
+            look: dict[str, Any] = {"marker": marker, "color": colour, "markeredgecolor": "white", "clip_on": False}
+            axes.plot(100 * score.value, row, zorder=4, **look)
+            axes.plot([100 * score.chance] * 2, [row - 0.38, row + 0.38], color="black", linestyle=":", linewidth=1.4)
+            places.append(row)
+            names.append(score.title)
+        row += 1
+    axes.set_yticks(places, names)
+    axes.set_ylim(row - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    return figure
+
+
+@_styled
+def marks(
+    values: Mapping[str, Sequence[float | None]],
+    names: Sequence[str],
+    *,
+    xlabel: str,
+    line: tuple[str, float] | None = None,
+) -> Figure:
+    """A row for each of `names` with a mark for each series of shares, and a line with its name at a share."""
+    figure = Figure(figsize=(_WIDTH_IN, 1.0 + 0.24 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for i, ((name, shares), (colour, marker)) in enumerate(zip(values.items(), _MARKS, strict=False)):
+        # A little apart, so that none hides another.
+        aside = 0.16 * (i - (len(values) - 1) / 2)
+        known = [(100 * share, row + aside) for row, share in enumerate(shares) if share is not None]
+        look: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markeredgecolor": "white",
+            "linestyle": "none",
+            "clip_on": False,
+        }
+        axes.plot([x for x, _ in known], [y for _, y in known], label=name, zorder=3, **look)
+    if line is not None:
+        axes.axvline(100 * line[1], color="black", linestyle="--", linewidth=1.2, label=line[0])
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8, columnspacing=1.2)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    return figure
+
+
+@_styled
+def over_folds(values: Mapping[str, Sequence[tuple[int, float]]], *, ylabel: str) -> Figure:
+    """The (fold, share) of each run of up to four systems, side by side within a fold."""
+    figure = Figure(figsize=(_WIDTH_IN, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    folds = sorted({fold for runs in values.values() for fold, _ in runs})
+    place = {fold: i for i, fold in enumerate(folds)}
+    for i, ((name, runs), (colour, marker)) in enumerate(zip(values.items(), _MARKS, strict=False)):
+        # As above.
+        aside = 0.14 * (i - (len(values) - 1) / 2)
+        axes.plot(
+            [place[fold] + aside for fold, _ in runs],
+            [100 * share for _, share in runs],
+            color=colour,
+            marker=marker,
+            markeredgecolor="white",
+            linestyle="none",
+            label=name,
+            clip_on=False,
+        )
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8, columnspacing=1.2)
+    axes.set_xticks(range(len(folds)), [str(fold) for fold in folds])
+    axes.set_xlim(-0.5, len(folds) - 0.5)
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("held-out fold (number)")
+    axes.set_ylabel(ylabel)
+    return figure
+
+
+@_styled
+def reliability(lines: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How often clips are right against how sure the model is, above the share of clips in each bin of confidence.
+
+    Each of up to two lines has `confidence` and `accuracy` (shares, None for an empty bin) and `count` of its bins.
+    """
+    figure = Figure(figsize=(_WIDTH_IN, 4.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    above.plot([0, 100], [0, 100], color=GREY, linestyle=":", linewidth=1.2, label="as sure as right")
+    for i, ((name, bins), (colour, dash, marker)) in enumerate(zip(lines.items(), _LINES, strict=False)):
+        known = [(100 * c, 100 * a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True) if c is not None]
+        above.plot(
+            [c for c, _ in known],
+            [a for _, a in known],
+            color=colour,
+            linestyle=dash,
+            marker=marker,
+            markersize=5,
+            linewidth=1.4,
+            label=name,
+            clip_on=False,
+        )
+        n = len(bins["count"])
+        width = 100 / n
+        shares = [100 * count / max(1, sum(bins["count"])) for count in bins["count"]]
+        # The bars of a bin stand side by side.
+        left = [width * (k + 0.1 + 0.4 * i) for k in range(n)]
+        fill: dict[str, Any] = (
+            {"color": colour} if i == 0 else {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
+        )
+        below.bar(left, shares, 0.4 * width, align="edge", linewidth=0.6, **fill)
+    figure.legend(loc="outside upper left", fontsize=8)
+    above.set_xlim(0, 100)
+    above.set_ylim(0, 100)
+    above.grid(color="#e4e4e4", linewidth=0.6)
+    above.set_axisbelow(True)
+    above.set_ylabel("right (% of the bin's clips)")
+    below.set_ylabel("clips (%)")
+    below.set_xlabel("confidence: probability of the answer (%)")
+    return figure
+
+
+@_styled
+def degradation(
+    lines: Mapping[str, Sequence[tuple[float, Sequence[float] | None]]],
+    steps: Sequence[str],
+    *,
+    levels: Mapping[str, float],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Up to two named lines of a share and its interval at each of `steps`, and up to two levels to compare with."""
+    figure = Figure(figsize=(_WIDTH_IN, 3.1), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, share), (colour, dash) in zip(levels.items(), ((GREEN, "-."), (GREY, ":")), strict=False):
+        axes.axhline(100 * share, color=colour, linestyle=dash, linewidth=1.4, label=f"{name}, {100 * share:.1f} %")
+    for i, ((name, points), (colour, dash, marker)) in enumerate(zip(lines.items(), _LINES, strict=False)):
+        # A little apart, so that no interval hides another.
+        place = np.arange(len(points)) + 0.05 * (i - (len(lines) - 1) / 2)
+        look: dict[str, Any] = {"color": colour, "zorder": 3 - i, "clip_on": False}
+        axes.plot(
+            place,
+            [100 * share for share, _ in points],
+            dash,
+            marker=marker,
+            markersize=5,
+            label=name,
+            linewidth=1.6,
+            **look,
+        )
+        for at, (_, interval) in zip(place, points, strict=True):
+            if interval is not None:
+                axes.plot([at, at], [100 * end for end in interval], linewidth=1.0, **look)
+    axes.set_xticks(range(len(steps)), steps)
+    axes.set_xlim(-0.25, len(steps) - 0.75)
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    figure.legend(loc="outside upper left", ncols=2, fontsize=8, handlelength=2.8, columnspacing=1.2)
+    return figure
+
+
+@_styled
+def explanation(
+    *,
+    strip: UInt8[np.ndarray, "S width 3"] | None,
+    heat: Float[np.ndarray, "rows columns"] | None,
+    log_mel_db: Float[np.ndarray, "time n_mels"] | None,
+    relevance: Float[np.ndarray, "time n_mels"] | None,
+    centres_hz: Float[np.ndarray, "n_mels"],
+    start_s: float,
+) -> Figure:
+    """A window's strip, plain and with its `heat`, and its log-mel spectrogram above the `relevance` of its cells.
+
+    Where `strip` or `log_mel_db` is None a bar says that it is missing; where `heat` or `relevance` is, nothing does.
+    `centres_hz` are the bands'; all is over the second that begins at `start_s`.
+    """
+    # All in inches.
+    left, right, bottom, gap = 0.52, 0.5, 0.42, 0.07
+    width = _WIDTH_IN - left - right
+    panels: list[tuple[float, Callable[[Axes], None]]] = []
+    if heat is not None and strip is not None:
+        for picture, name in ((strip, "faces"), (_heated(strip, heat), "Grad-CAM")):
+            panels.append((width / STRIP_FRAMES, functools.partial(_draw_faces, picture, name, start_s=start_s)))
+    elif heat is not None:
+        panels.append((0.26, functools.partial(_draw_absence, "no face in this second")))
+    if relevance is not None and log_mel_db is not None:
+        # The few strongest cells would leave all others pale.
+        most = max(float(np.quantile(np.abs(relevance), 0.99)), 1e-12)
+        # Orange speaks for the answer and purple against it: Brewer's PuOr, which the colour-blind tell apart.
+        signed: dict[str, Any] = {"cmap": colormaps["PuOr_r"], "vmin": -most, "vmax": most}
+        for values, colours in ((log_mel_db, {"cmap": colormaps["cividis"]}), (relevance, signed)):
+            panels.append((0.85, functools.partial(_draw_cells, values, centres_hz, start_s=start_s, colours=colours)))
+    elif relevance is not None:
+        panels.append((0.26, functools.partial(_draw_absence, "no sound in this second")))
+    height = bottom + sum(each + gap for each, _ in panels)
+    figure = Figure(figsize=(_WIDTH_IN, height))
+    top = height
+    for each, draw in panels:
+        top -= each + gap
+        axes = figure.add_axes((left / _WIDTH_IN, top / height, width / _WIDTH_IN, each / height))
+        draw(axes)
+        axes.set_xlim(start_s, start_s + 1)
+        last = draw is panels[-1][1]
+        axes.set_xticks(start_s + np.arange(6) / 5, [f"{start_s + k / 5:.1f}" for k in range(6)])
+        axes.tick_params(axis="x", labelbottom=last, length=3 if last else 0)
+    axes.set_xlabel("time in the clip (s)", labelpad=1)
+    return figure
+
+
+def _draw_faces(picture: UInt8[np.ndarray, "S width 3"], name: str, axes: Axes, *, start_s: float) -> None:
+    axes.imshow(picture, extent=(start_s, start_s + 1, 0, 1), aspect="auto", interpolation="bicubic")
+    axes.set_yticks([])
+    axes.set_ylabel(name)
+
+
+def _draw_absence(sentence: str, axes: Axes) -> None:
+    axes.set_facecolor("#eeeeee")
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", style="italic")
+
+
+def _draw_cells(
+    values: Float[np.ndarray, "time n_mels"],
+    centres_hz: Float[np.ndarray, "n_mels"],
+    axes: Axes,
+    *,
+    start_s: float,
+    colours: Mapping[str, Any],
+) -> None:
+    n_times, n_mels = values.shape
+    # Frames are centred on their times, the first and the last on the ends of the second.
+    half = 0.5 / (n_times - 1)
+    extent = (start_s - half, start_s + 1 + half, -0.5, n_mels - 0.5)
+    axes.imshow(values.T, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **colours)
+    # Away from the ends, where those of the panel above and below would meet.
+    bands = (np.array([0.1, 0.5, 0.9]) * (n_mels - 1)).round().astype(int)
+    axes.set_yticks(bands)
+    axes.set_ylabel("mel band", labelpad=2)
+    hz = axes.secondary_yaxis("right")
+    hz.set_yticks(bands, [f"{centres_hz[band] / 1000:.1f}" for band in bands])
+    hz.set_ylabel("kHz", labelpad=3)
+
+
+def _heated(strip: UInt8[np.ndarray, "S width 3"], heat: Float[np.ndarray, "rows columns"]) -> np.ndarray:
+    """A strip in grey, with colour the more the hotter it is; the hottest place has all of it."""
+    share = heat / max(float(heat.max()), 1e-12)
+    size = (strip.shape[1], strip.shape[0])
+    share = np.asarray(Image.fromarray(share.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))[..., None]
+    grey = np.asarray(Image.fromarray(strip).convert("L"))[..., None] / 255
+    coloured = colormaps["inferno"](0.25 + 0.65 * share[..., 0])[..., :3]
+    opacity = 0.75 * np.clip(share, 0, 1)
+    return np.round(255 * ((1 - opacity) * grey + opacity * coloured)).astype(np.uint8)
+
+
+@_styled
+def scatter(
+    places: Float[np.ndarray, "n 2"],
+    groups: Sequence[str],
+    names: Sequence[str],
+    *,
+    shares: Float[np.ndarray, "2"],
+) -> Figure:
+    """A mark at each place, of a colour and a shape for its group; `shares` are of the variance along each axis.
+
+    `names` are the groups' in the order of the legend.
+    """
+    columns = 4
+    figure = Figure(figsize=(_WIDTH_IN, 3.9 + 0.17 * -(-len(names) // columns)), layout="constrained")
+    axes = figure.add_subplot()
+    of = np.asarray(groups)
+    for i, name in enumerate(names):
+        # The shapes move on by one with each round of colours, so that 64 groups differ.
+        colour, marker = _COLOURS[i % len(_COLOURS)], _SHAPES[(i + i // len(_COLOURS)) % len(_SHAPES)]
+        x, y = places[of == name].T
+        axes.scatter(x, y, s=26, c=colour, marker=marker, edgecolors="black", linewidths=0.4, label=name)
+    axes.set_xlabel(f"first principal component ({_percent(float(shares[0]))} of the variance)")
+    axes.set_ylabel(f"second principal component ({_percent(float(shares[1]))})")
+    axes.set_aspect("equal", "datalim")
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower left", ncols=columns, fontsize=8, handletextpad=0.2, columnspacing=1.0)
     return figure
 
 
@@ -290,6 +651,17 @@ def strip_uri(strip: UInt8[np.ndarray, "S width 3"]) -> str:
     out = io.BytesIO()
     picture.save(out, format="jpeg", quality=88, subsampling=0, optimize=True)
     return _data_uri("image/jpeg", out)
+
+
+def wav_uri(waveform: Int16[np.ndarray, "samples"]) -> str:
+    """A sound as a data URI of a WAV file."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE_HZ)
+        file.writeframes(waveform.astype("<i2").tobytes())
+    return _data_uri("audio/wav", out)
 
 
 def _data_uri(kind: str, data: io.BytesIO) -> str:

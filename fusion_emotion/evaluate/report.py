@@ -13,6 +13,7 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import figures, page
 from fusion_emotion.evaluate.evaluate import PREDICTIONS, RESULTS
 from fusion_emotion.evaluate.page import duration
+from fusion_emotion.evaluate.table import percent
 from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
 from fusion_emotion.prepare.settings import STRIP_FRAMES
 from fusion_emotion.train.writer import read_metrics
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 EXAMPLES_PER_EMOTION = 2
 
 # What is on both sides, and what the numbers therefore do not say; the other protocols hold speakers apart.
+_SAME_SPEAKERS = (
+    "The same speakers are in the training and the test part: these numbers do not say how well the model does "
+    "on people it has never seen."
+)
 OVERLAP = {
-    "random": (
-        "The same speakers are in the training and the test part: these numbers do not say how well the model does "
-        "on people it has never seen."
-    ),
+    "random": _SAME_SPEAKERS,
+    "takes": _SAME_SPEAKERS,
     "random_windows": (
         "Windows of the same clips are in the training and the test part: these numbers do not say how well the model "
         "does on clips, or on people, it has never seen."
@@ -158,6 +161,17 @@ def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> d
             names,
             chance=test["clip"]["chance_uar"],
             unit="clips",
+        )
+    )
+    calibration = test["calibration"]
+    pictures["reliability"] = figures.svg_uri(
+        figures.reliability(
+            {
+                f"as trained, ECE {percent(calibration['before']['ece'])}": calibration["before"],
+                f"temperature {calibration['temperature']:.2f}, ECE {percent(calibration['after']['ece'])}": (
+                    calibration["after"]
+                ),
+            }
         )
     )
     chosen = next((row["epoch"] for row in log if row["step"] == results["checkpoint"]["step"]), None)

@@ -2,12 +2,12 @@
 
 What a finding of each kind is depends on what the protocol promises:
 
-| kind                                      | speaker-independent | random   | random_windows |
-|-------------------------------------------|---------------------|----------|----------------|
-| speaker                                   | error               | inherent | inherent       |
-| take, clip                                | error               | error    | inherent       |
-| window (overlapping ones of one clip)     | error               | error    | error          |
-| sound, near sound, faces, near faces      | error               | warning  | warning        |
+| kind                                      | speaker-independent | random, takes | random_windows |
+|-------------------------------------------|---------------------|---------------|----------------|
+| speaker                                   | error               | inherent      | inherent       |
+| take, clip                                | error               | error         | inherent       |
+| window (overlapping ones of one clip)     | error               | error         | error          |
+| sound, near sound, faces, near faces      | error               | warning       | warning        |
 
 The last line is about two clips of different names with the same bytes or the same recording. RAVDESS has one such
 pair, 03-01-03-01-02-01-07 and 03-01-03-01-02-02-07: of one speaker, so no speaker-independent split can part them.
@@ -52,7 +52,11 @@ KINDS: Mapping[Kind, str] = {
 }
 NORMALISATION = "none is computed before training; batch statistics are running means of training batches, in the model"
 
-_INHERENT: Mapping[str, tuple[Kind, ...]] = {"random": ("speaker",), "random_windows": ("speaker", "take", "clip")}
+_INHERENT: Mapping[str, tuple[Kind, ...]] = {
+    "random": ("speaker",),
+    "takes": ("speaker",),
+    "random_windows": ("speaker", "take", "clip"),
+}
 _DUPLICATES: tuple[Kind, ...] = ("sound", "near sound", "faces", "near faces")
 
 # Measured on 1,080 takes of RAVDESS speech. Altered copies (30 % of the gain, noise at 20 dB, Vorbis, MP3, resampling,

@@ -15,6 +15,8 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
 from fusion_emotion.prepare.settings import SAMPLES_PER_FRAME, STRIP_FRAMES
 
+WINDOW_SAMPLES = STRIP_FRAMES * SAMPLES_PER_FRAME  # of sound: one second
+
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
@@ -72,11 +74,16 @@ def usable_rows(folder: pathlib.Path, modalities: str) -> tuple[list[Row], Count
     return rows, others
 
 
+def items_of(rows: Sequence[Row]) -> list[protocols.Item]:
+    """What a protocol may know of each clip."""
+    return [protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex, label=row.label) for row in rows]
+
+
 def split_windows(rows: Sequence[Row], split: Mapping[str, Any]) -> dict[Part, Windows]:
     """The windows of each part under the protocol of a config's `split` section."""
     every = windows_of(rows)
     by_window = split["protocol"] == "random_windows"
-    items = [protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex) for row in rows]
+    items = items_of(rows)
     drawn = np.array(
         protocols.draw(
             [items[i] for i in every.clip] if by_window else items,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int16
 
-from fusion_emotion.models.layers import LSTM, BatchNorm
-from fusion_emotion.models.mfcc import mfcc
+from fusion_emotion.models.layers import LSTM, BatchNorm, Tap
+from fusion_emotion.models.mfcc import cepstrum, log_mel
 
 
 class AudioLSTM(nn.Module):
@@ -17,17 +17,30 @@ class AudioLSTM(nn.Module):
 
     features: int = 200
     layers: int = 1
-    mfcc: Mapping[str, Any] | None = None  # parameters of `mfcc` other than its defaults
+    mfcc: Mapping[str, Any] | None = None  # parameters of `models.mfcc.mfcc` other than its defaults
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, waveform: Int16[Array, "batch samples"], *, valid: Bool[Array, "batch"], train: bool
+        self,
+        waveform: Int16[Array, "batch samples"],
+        *,
+        valid: Bool[Array, "batch"],
+        train: bool,
+        mel_keep: Bool[Array, "batch time n_mels"] | None = None,
     ) -> Float[Array, "batch features"]:
-        """The features of each second; `valid` marks those that count in the batch statistics."""
+        """The features of each second; `valid` marks those that count in the batch statistics.
+
+        Where `mel_keep` is False, a cell of the log-mel spectrogram is its example's mean instead.
+        """
         # The MFCC stays in float32: its logarithm spans more than bfloat16 resolves.
-        x = mfcc(waveform.astype(jnp.float32) / 32768, **(self.mfcc or {}))
+        settings = {"n_mfcc": 40, **(self.mfcc or {})}
+        n_mfcc = settings.pop("n_mfcc")
+        db = log_mel(waveform.astype(jnp.float32) / 32768, **settings)
+        if mel_keep is not None:
+            db = jnp.where(mel_keep, db, db.mean((-2, -1), keepdims=True))
+        x = cepstrum(Tap(name="log_mel")(db), n_mfcc=n_mfcc)
         x = BatchNorm(axis_name=self.axis_name)(x, valid=valid, train=train).astype(self.dtype)
         for _ in range(self.layers):
             x = LSTM(self.features)(x)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from fusion_emotion.errors import UserError, did_you_mean
 from fusion_emotion.models.audio_lstm import AudioLSTM
-from fusion_emotion.models.layers import dropout
+from fusion_emotion.models.layers import Tap, dropout
 from fusion_emotion.models.strip_cnn import OriginalStripCNN, StripCNN
 
 MODALITIES = ("audio+video", "audio", "video")
@@ -37,13 +37,14 @@ class FusionNet(nn.Module):
         features = []
         if self.audio is not None:
             valid = batch["has_audio"] & batch["mask"]
-            heard = self.audio(batch["waveform"], valid=valid, train=train)
+            heard = self.audio(batch["waveform"], valid=valid, train=train, mel_keep=batch.get("mel_keep"))
             features.append(jnp.where(valid[:, None], heard, 0))
         if self.video is not None:
             valid = batch["has_video"] & batch["mask"]
             seen = self.video(batch["strip"], valid=valid, train=train)
             features.append(jnp.where(valid[:, None], seen, 0))
-        x = dropout(jnp.concatenate(features, axis=-1), self.dropout_rate, keys)
+        x = Tap(name="features")(jnp.concatenate(features, axis=-1))
+        x = dropout(x, self.dropout_rate, keys)
         return nn.Dense(self.n_classes, dtype=jnp.float32)(x.astype(jnp.float32))
 
 

@@ -1,6 +1,7 @@
 """Mel-frequency cepstral coefficients in JAX, equal to librosa's."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,21 +9,27 @@ from jaxtyping import Array, Float
 
 
 def mfcc(
+    waveform: Float[Array, "*batch samples"], *, n_mfcc: int = 40, **mel: Any
+) -> Float[Array, "*batch time n_mfcc"]:
+    """MFCCs of sound in [-1, 1]; `mel` are the parameters of `log_mel` (`librosa.feature.mfcc`, 0.11)."""
+    return cepstrum(log_mel(waveform, **mel), n_mfcc=n_mfcc)
+
+
+def log_mel(
     waveform: Float[Array, "*batch samples"],
     *,
     sr: int = 16_000,
-    n_mfcc: int = 40,
     n_fft: int = 1024,
     hop_length: int = 256,
     n_mels: int = 80,
     fmin: float = 80.0,
     fmax: float = 8000.0,
     top_db: float = 80.0,
-) -> Float[Array, "*batch time n_mfcc"]:
-    """MFCCs of sound in [-1, 1], parameters and values as librosa's; time = 1 + samples // hop_length (even n_fft).
+) -> Float[Array, "*batch time n_mels"]:
+    """Mel spectrograms in dB of sound in [-1, 1], parameters and values as librosa's; `mel_shape` is their shape.
 
     Centred frames with zeros beyond the ends, a periodic Hann window, Slaney's mel scale and area normalisation, power
-    in dB clipped `top_db` below each example's maximum, and an orthonormal DCT-II (`librosa.feature.mfcc`, 0.11).
+    clipped `top_db` below each example's maximum.
     """
     frames = _frames(waveform, n_fft, hop_length) * _hann(n_fft)
     # |rfft|^2 without the square root that jnp.abs would take.
@@ -30,16 +37,31 @@ def mfcc(
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = power @ mel_filters(sr, n_fft, n_mels, fmin, fmax).T
     db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
-    db = jnp.maximum(db, db.max(axis=(-2, -1), keepdims=True) - top_db)
-    return db @ _dct(n_mfcc, n_mels).T
+    return jnp.maximum(db, db.max(axis=(-2, -1), keepdims=True) - top_db)
+
+
+def mel_shape(
+    n_samples: int, *, n_fft: int = 1024, hop_length: int = 256, n_mels: int = 80, **_: Any
+) -> tuple[int, int]:
+    """Time and mel bands of a `log_mel` of `n_samples`; time is 1 + n_samples // hop_length (even n_fft)."""
+    return 1 + (n_samples + 2 * (n_fft // 2) - n_fft) // hop_length, n_mels
+
+
+def cepstrum(db: Float[Array, "*batch time n_mels"], *, n_mfcc: int) -> Float[Array, "*batch time n_mfcc"]:
+    """The first coefficients of the orthonormal DCT-II over the mel bands."""
+    return db @ _dct(n_mfcc, db.shape[-1]).T
 
 
 def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
     pad = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = jnp.pad(waveform, pad)
     n_frames = 1 + (padded.shape[-1] - n_fft) // hop_length
-    index = np.arange(n_frames)[:, None] * hop_length + np.arange(n_fft)[None]
-    return padded[..., index]
+    # A frame is a run of hops: a few slices, where gathering sample by sample costs as much as the FFT.
+    n_blocks = -(-n_fft // hop_length)
+    length = (n_frames + n_blocks - 1) * hop_length
+    pad[-1] = (0, max(0, length - padded.shape[-1]))
+    blocks = jnp.pad(padded, pad)[..., :length].reshape(*waveform.shape[:-1], -1, hop_length)
+    return jnp.concatenate([blocks[..., i : i + n_frames, :] for i in range(n_blocks)], axis=-1)[..., :n_fft]
 
 
 @functools.cache
@@ -57,12 +79,17 @@ def _mel_to_hz(mel: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27))
 
 
+def mel_edges_hz(n_mels: int, fmin: float, fmax: float) -> Float[np.ndarray, "edges"]:
+    """Where the filters begin, peak and end: that of band i at edges i, i + 1 and i + 2."""
+    lowest, highest = _hz_to_mel(np.array([fmin, fmax]))
+    return _mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
+
+
 @functools.cache
 def mel_filters(sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> Float[np.ndarray, "n_mels bins"]:
     """Triangular filters of unit area on Slaney's mel scale (`librosa.filters.mel`)."""
     bins_hz = np.fft.rfftfreq(n_fft, 1 / sr)
-    lowest, highest = _hz_to_mel(np.array([fmin, fmax]))
-    edges_hz = _mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
+    edges_hz = mel_edges_hz(n_mels, fmin, fmax)
     ramps = edges_hz[:, None] - bins_hz[None]
     width = np.diff(edges_hz)[:, None]
     triangles = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))

@@ -34,7 +34,7 @@ class StripCNN(nn.Module):
             x = PatchDense(width, patch=patch, dtype=self.dtype)(x)
             x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, valid=valid, train=train))
         for layer, width in enumerate(convolved):
-            x = nn.Conv(width, (3, 3), strides=1 if layer else 2, use_bias=False, dtype=self.dtype)(x)
+            x = nn.Conv(width, (3, 3), strides=1 if layer else 2, padding=1, use_bias=False, dtype=self.dtype)(x)
             x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, valid=valid, train=train))
         x = max_pool(Tap(name="maps")(x))
         return nn.relu(nn.Dense(self.features, dtype=self.dtype)(x.reshape(x.shape[0], -1)))

@@ -34,9 +34,7 @@ def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = 0) -> pat
     `group` is the number of clips of a shard, 0 leaving it to the size of the corpus. Raises UserError where the folder
     cannot be written, another run holds it, or the engine is not there.
     """
-    folder = settings.cache_folder(
-        clips[0].corpus, ((clip.clip_id + clip.path.suffix, _size_bytes(clip)) for clip in clips)
-    )
+    folder = _folder(clips, settings)
     if not (folder / MANIFEST).exists():
         settings = resolve(settings)
         print(f"preparing  {settings.detector} on {settings.provider}, video decoded on {settings.decoder}")
@@ -49,6 +47,17 @@ def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = 0) -> pat
                 "--config.prepare.cache to another place; what is done so far is kept"
             ) from error
     return folder
+
+
+def is_prepared(clips: Sequence[Clip], settings: Settings) -> bool:
+    """Whether `prepare` would have nothing to do."""
+    return (_folder(clips, settings) / MANIFEST).exists()
+
+
+def _folder(clips: Sequence[Clip], settings: Settings) -> pathlib.Path:
+    return settings.cache_folder(
+        clips[0].corpus, ((clip.clip_id + clip.path.suffix, _size_bytes(clip)) for clip in clips)
+    )
 
 
 def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings, size: int) -> None:

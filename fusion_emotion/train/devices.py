@@ -1,5 +1,7 @@
-"""The one file that knows of pmap: where arrays lie and how a step runs on every local device."""
+"""The one file that knows of pmap: where arrays lie and how a step runs on every device of every process."""
 
+import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +12,29 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.models.layers import AXIS
 
 
+def leads() -> bool:
+    """Whether this is the process that writes: the first, or the only one."""
+    return jax.process_index() == 0
+
+
 def parallel(function: Callable[..., Any], *, donate_state: bool = False) -> Callable[..., Any]:
-    """`function(state, batch)` on every device, with the axis that `psum` in it names."""
+    """`function(state, ...)` on every device, with the axis that `psum` in it names."""
     return jax.pmap(function, axis_name=AXIS, donate_argnums=(0,) if donate_state else ())
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
+    """A `parallel` function for arguments of these shapes and no others, and the seconds its compilation took."""
+    began = time.perf_counter()
+    ready = function.lower(*arguments).compile()  # type: ignore[attr-defined]
+    seconds = time.perf_counter() - began
+    # Of several processes each passes its own share of the arguments, which only pmap itself puts together.
+    return (ready if jax.process_count() == 1 else function), seconds
+
+
+def keep_compiled(folder: pathlib.Path) -> None:
+    """Keep compiled functions in `folder`: the same function is then compiled once and not once a run."""
+    jax.config.update("jax_compilation_cache_dir", str(folder.expanduser().absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def replicate(tree: Any) -> Any:
@@ -28,8 +50,14 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0))[0], tree)
 
 
+def share(batch_size: int) -> slice:
+    """The part of a global batch that this process takes."""
+    size = batch_size // jax.process_count()
+    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
 def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """[B, ...] to [devices, B / devices, ...]."""
+    """A process's part of a batch, [B, ...], to [local devices, B / local devices, ...]."""
     n = jax.local_device_count()
     return {name: value.reshape(n, -1, *value.shape[1:]) for name, value in batch.items()}
 

@@ -6,7 +6,7 @@ import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,23 +16,27 @@ from tqdm import tqdm
 from fusion_emotion import corpora, metrics
 from fusion_emotion.corpora.protocols import Part
 from fusion_emotion.errors import UserError
-from fusion_emotion.input.batches import Source, evaluation_batches, training_batches
-from fusion_emotion.input.windows import Windows, split_windows, usable_rows
+from fusion_emotion.input import resident
+from fusion_emotion.input.augment import Augmentation, check_share
+from fusion_emotion.input.batches import Batch, Source, evaluation_batches, training_batches
+from fusion_emotion.input.windows import WINDOW_SAMPLES, Windows, split_windows, usable_rows
 from fusion_emotion.models.fusion import FusionNet, create_model
 from fusion_emotion.models.layers import AXIS
+from fusion_emotion.models.mfcc import mel_shape
 from fusion_emotion.train import devices
-from fusion_emotion.train.checkpoint import Checkpoints, score
-from fusion_emotion.train.optimizer import create_optimizer, create_schedule
+from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints, score
+from fusion_emotion.train.optimizer import check_settings, create_optimizer, create_schedule
 from fusion_emotion.train.step import (
     EvalSums,
+    Recipe,
     TrainState,
-    TrainSums,
     create_state,
     eval_step,
-    first_bad_leaf,
-    parameter_count,
+    leaf_names,
+    parameter_table,
     train_step,
 )
+from fusion_emotion.train.watch import NotFinite, Profile, Signals, Watcher
 from fusion_emotion.train.writer import MetricsWriter
 
 
@@ -50,7 +54,9 @@ class Setup:
     @classmethod
     def create(cls, config: Mapping[str, Any], folder: pathlib.Path) -> "Setup":
         """Read the manifest in `folder`, draw the split and name the model. Raises UserError."""
+        check_settings(config["train"])
         devices.check_batch_size(config["train"]["batch_size"])
+        check_share(augmentation(config), config["train"]["batch_size"] // jax.device_count())
         names = corpora.label_names(config["data"]["corpus"])
         rows, set_aside = usable_rows(folder, config["model"]["modalities"])
         model = create_model(config["model"], n_classes=len(names), axis_name=AXIS)
@@ -60,11 +66,19 @@ class Setup:
         """The windows of a part, with their records."""
         return Source.open(self.folder, self.windows[part])
 
+    def corpus(self, source: Source) -> Any:
+        """A source's records on each device, or None where they are read from disk batch by batch."""
+        rows = [row for windows in self.windows.values() for row in windows.rows]
+        size = resident.size_bytes(rows, self.config["prepare"]["face_size"])
+        if not len(source.windows) or size > 1e9 * self.config["train"]["resident_gb"]:
+            return None
+        return devices.replicate(resident.load(source))
+
     def new_state(self, tx: Any) -> TrainState:
         """The state before the first step."""
-        example = self.source("train").window(0)
-        batch = {name: value[None] for name, value in example.items()}
-        return create_state(self.model, tx, batch, seed=self.config["seed"])
+        batch = {name: value[None] for name, value in self.source("train").window(0).items()}
+        averaged = self.config["train"]["ema_decay"] > 0
+        return create_state(self.model, tx, batch, seed=self.config["seed"], averaged=averaged)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -76,98 +90,159 @@ class Setup:
         """Steps of the whole run."""
         return max(1, math.ceil(self.config["train"]["epochs"] * self.steps_per_epoch))
 
+    @property
+    def validate_every_steps(self) -> int:
+        """Steps between two validations, each of which saves a checkpoint."""
+        return max(1, round(self.config["train"]["validate_every_epochs"] * self.steps_per_epoch))
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a step does beside the model and the optimizer."""
+        train = self.config["train"]
+        windows = self.windows["train"]
+        counts = np.bincount(windows.labels[windows.clip], minlength=len(self.label_names))
+        # Inverse to a class's share of the training windows, with a mean of one over these.
+        weights = np.divide(counts.sum(), (counts > 0).sum() * counts, out=np.zeros(len(counts)), where=counts > 0)
+        return Recipe(
+            seed=self.config["seed"],
+            row_steps=train["log_every_steps"],
+            mel_shape=mel_shape(WINDOW_SAMPLES, **self.config["model"]["mfcc"]),
+            augmentation=augmentation(self.config),
+            label_smoothing=train["label_smoothing"],
+            class_weights=tuple(weights.tolist()) if train["class_weights"] else (),
+            ema_decay=train["ema_decay"],
+        )
+
     def optimizer(self) -> Any:
         """The optimizer of the config, with its schedule over the run."""
         schedule = create_schedule(self.config["train"], n_steps=self.n_steps, steps_per_epoch=self.steps_per_epoch)
-        return create_optimizer(schedule)
+        return create_optimizer(self.config["train"], schedule)
+
+
+def augmentation(config: Mapping[str, Any]) -> Augmentation:
+    """The augmentation of a config. Raises UserError."""
+    return Augmentation.from_config(
+        config["augment"], modalities=config["model"]["modalities"], n_mels=config["model"]["mfcc"]["n_mels"]
+    )
 
 
 def train(setup: Setup, workdir: pathlib.Path) -> None:
     """Train until the last step, from the newest checkpoint of `workdir` where there is one.
 
-    The order of things: step, log, validate, save, and so again; the state and the input's position are saved
-    together, before the input moves on.
+    The order of things: step, look at the step before, validate, save, and so again. The state and the input's position
+    are saved together, before the input moves on. Raises Stopped once a signal's state is saved, and UserError.
     """
     config = setup.config["train"]
-    tx = setup.optimizer()
+    every = setup.validate_every_steps
+    keep = every * round(config["keep_every_epochs"] / config["validate_every_epochs"])
+    checkpoints = Checkpoints(workdir, keep_every_steps=keep)
+    first = checkpoints.latest_step
+    if first >= setup.n_steps or _out_of_patience(setup, checkpoints):
+        checkpoints.close()
+        return
+
+    source = setup.source("train")
+    corpus = setup.corpus(source)
     batches = training_batches(
-        setup.source("train"),
+        source,
         batch_size=config["batch_size"],
         seed=setup.config["seed"],
         # Windows that start anywhere would reach into those that validate.
         random_starts=setup.config["split"]["protocol"] != "random_windows",
+        share=devices.share(config["batch_size"]),
+        media=corpus is None,
     )
-    checkpoints = Checkpoints(workdir)
+    tx = setup.optimizer()
     state = setup.new_state(tx)
-    n_parameters = parameter_count(state.params)
-    first = checkpoints.latest_step or 0
+    print(f"parameters\n{parameter_table(state.params)}")
     if first:
         state = checkpoints.restore_latest(state, batches)
-        tqdm.write(f"going on from step {first} of {setup.n_steps}")
+        print(f"going on from step {first} of {setup.n_steps}")
+    names = leaf_names(state.params)
     state = devices.replicate(state)
     step_fn = devices.parallel(
-        functools.partial(train_step, model=setup.model, tx=tx, seed=setup.config["seed"]), donate_state=True
+        functools.partial(train_step, model=setup.model, tx=tx, recipe=setup.recipe), donate_state=True
     )
     validator = Evaluator(setup, "validation")
-    validate_every = max(1, round(config["validate_every_epochs"] * setup.steps_per_epoch))
-    tqdm.write(f"training {n_parameters:,} parameters for {setup.n_steps - first} steps")
 
-    pending: list[TrainSums] = []
-    waited_s, since = 0.0, time.perf_counter()
     with (
-        MetricsWriter(workdir, resume_step=first) as writer,
-        tqdm(total=setup.n_steps, initial=first, desc="training", unit="step") as bar,
+        Signals() as signals,
+        MetricsWriter(workdir, resume_step=first, writes=devices.leads()) as writer,
+        tqdm(total=setup.n_steps, initial=first, desc="training", unit="step", disable=not devices.leads()) as bar,
     ):
+        profile = Profile(workdir / "profile", setup.config["profile"]["steps"])
+        watcher = Watcher(setup.config["train"], setup.steps_per_epoch, writer=writer, bar=bar)
         for step in range(first + 1, setup.n_steps + 1):
             before = time.perf_counter()
-            batch = devices.shard(next(batches))
-            waited_s += time.perf_counter() - before
-            state, sums = step_fn(state, batch)
+            batch = next(batches)
+            sharded = _sharded(batch, stop=signals.received)
+            watcher.waited(time.perf_counter() - before)
+            if step == first + 1:
+                step_fn, compile_s = devices.compiled(step_fn, state, sharded, corpus)
+                tqdm.write(f"compiled   the training step in {compile_s:.1f} s")
+                writer.strips(step, "train", source.with_media({k: v[:8] for k, v in batch.items()})["strip"])
+                watcher.resume()
+            profile.before(step)
+            state, report = step_fn(state, sharded, corpus)
+            if traced := profile.after(step, state):
+                tqdm.write(traced)
             # One step ahead of the device and no more, so that the bar tells the truth.
-            if pending:
-                jax.block_until_ready(pending[-1])
-            pending.append(sums)
-            last = step == setup.n_steps
-            validating = last or step % validate_every == 0
-            if validating or step % config["log_every_steps"] == 0:
-                row = _train_row(pending, since, waited_s)
-                if not math.isfinite(row["loss"]):
-                    raise UserError(_nan_message(step, state))
-                writer.write(step, "train", {"epoch": step / setup.steps_per_epoch, **row})
-                bar.set_postfix(loss=f"{row['loss']:.3f}", windows_per_s=f"{row['windows_per_s']:.0f}")
-                pending, waited_s, since = [], 0.0, time.perf_counter()
-            if validating:
-                row = validator(state).metrics("validation")
-                writer.write(step, "validation", {"epoch": step / setup.steps_per_epoch, **row})
-                checkpoints.save(devices.unreplicate(state), batches, {**row, "score": score(row)})
-                tqdm.write(
-                    f"step {step}: validation UAR {row['validation_uar']:.1%}, loss {row['validation_loss']:.3f}"
-                )
-                since = time.perf_counter()
+            try:
+                stopping = watcher.look(step, report, batch)
+                validating = step % every == 0 or step == setup.n_steps
+                if stopping or validating:
+                    stopping = watcher.look_at_all() or stopping
+            except NotFinite as bad:
+                raise UserError(_not_finite(bad, workdir, source, names)) from bad
+            if stopping or validating:
+                row: dict[str, float] = {}
+                if validating:
+                    outcome = validator(state)
+                    row = outcome.metrics("validation")
+                    watcher.validated(step, row)
+                    writer.confusion(step, "validation", outcome.clip_confusion, setup.label_names)
+                try:
+                    checkpoints.save(
+                        devices.unreplicate(state), batches, {**row, "score": score(row) if row else NOT_VALIDATED}
+                    )
+                except UserError as error:
+                    if config["on_full_disk"] == "stop" or stopping:
+                        raise
+                    tqdm.write(f"warning: {error}")
+                watcher.resume()
             bar.update()
+            # The last validation may have taken a signal, which no step then told of.
+            if stopping or (signals.received and step == setup.n_steps):
+                checkpoints.close()
+                raise signals.stopped(step, setup.n_steps)
+            if validating and _out_of_patience(setup, checkpoints):
+                tqdm.write(f"stopping early: no better validation UAR since step {checkpoints.best_step}")
+                break
     checkpoints.close()
 
 
-def _train_row(pending: list[TrainSums], since_s: float, waited_s: float) -> dict[str, float]:
-    """The means over the steps since the last row."""
-    sums = jax.tree.map(lambda *leaves: float(sum(leaves)), *map(devices.unreplicate, pending))
-    # Only now, for fetching the sums has waited for the steps.
-    elapsed_s = time.perf_counter() - since_s
-    return {
-        "loss": sums.loss / sums.count,
-        "window_accuracy": sums.correct / sums.count,
-        "windows_per_s": sums.count / elapsed_s,
-        "input_wait_share": waited_s / elapsed_s,
-    }
+def _out_of_patience(setup: Setup, checkpoints: Checkpoints) -> bool:
+    """Whether the best validation is longer ago than the config waits."""
+    patience = setup.config["train"]["patience_epochs"] * setup.steps_per_epoch
+    best = checkpoints.best_step
+    return bool(patience and best) and checkpoints.latest_step - best >= patience
 
 
-def _nan_message(step: int, state: TrainState) -> str:
-    leaf = first_bad_leaf(state.params)
-    where = f"the first parameter to hold one is {leaf}" if leaf else "the parameters are finite"
+def _not_finite(bad: NotFinite, workdir: pathlib.Path, source: Source, names: list[str]) -> str:
+    """Keep the batch of a step that gave no number, and say what is known."""
+    path = workdir / f"bad_batch_step_{bad.step}_process_{jax.process_index()}.npz"
+    np.savez(path, **(bad.batch if "strip" in bad.batch else source.with_media(bad.batch)))
+    leaves = [name for name, finite in zip(names, bad.finite, strict=False) if not finite]
+    where = f"the first gradient that is not finite is that of {leaves[0]}" if leaves else "the gradients are finite"
     return (
-        f"the loss is not a number by step {step}; {where}. The checkpoint before is whole: "
-        "lower --config.train.learning_rate and train in a new --workdir"
+        f"the loss is not a number at step {bad.step}; {where}. Its batch is in {path} and the checkpoint before is "
+        "whole: lower --config.train.learning_rate or set --config.train.clip_norm, and train in a new --workdir"
     )
+
+
+def _sharded(batch: Batch, *, stop: int) -> Batch:
+    """A process's share over its devices, with the word to all others that it was told to stop."""
+    return devices.shard({**batch, "stop": np.full(len(batch["label"]), bool(stop))})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,16 +280,18 @@ class Evaluator:
 
     def __init__(self, setup: Setup, part: Part):
         self._source = setup.source(part)
+        self._corpus = setup.corpus(self._source)
         self._batch_size = setup.config["train"]["batch_size"]
         self._step = devices.parallel(
             functools.partial(eval_step, model=setup.model, n_clips=len(self._source.windows.rows))
         )
 
-    def __call__(self, state: TrainState) -> Outcome:
-        """The outcome of a replicated state."""
+    def __call__(self, state: TrainState, source: Source | None = None) -> Outcome:
+        """The outcome of a replicated state; a `source` of the same windows, changed ones, is read from disk."""
+        corpus = self._corpus if source is None else None
         total: EvalSums | None = None
-        for batch in evaluation_batches(self._source, batch_size=self._batch_size):
-            sums = devices.unreplicate(self._step(state, devices.shard(batch)))
+        for batch in self._batches(source or self._source, media=corpus is None):
+            sums = devices.unreplicate(self._step(state, devices.shard(batch), corpus))
             total = sums if total is None else jax.tree.map(np.add, total, sums)
         assert total is not None
         return Outcome(
@@ -223,3 +300,7 @@ class Evaluator:
             total.window_confusion,
             total.clip_log_prob / total.clip_windows[:, None],
         )
+
+    def _batches(self, source: Source, *, media: bool) -> Iterator[Batch]:
+        share = devices.share(self._batch_size)
+        return evaluation_batches(source, batch_size=self._batch_size, share=share, media=media)

@@ -1,8 +1,7 @@
 """The state of training and the pure functions of one step."""
 
+import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import flax.struct
 import jax
@@ -10,10 +9,26 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from fusion_emotion.input import resident
+from fusion_emotion.input.augment import Augmentation, augment
+from fusion_emotion.input.batches import Batch
+from fusion_emotion.input.resident import Resident
 from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.layers import AXIS
 
-Batch = Mapping[str, Any]  # see `input.batches`
+
+@flax.struct.dataclass
+class TrainSums:
+    """Sums over windows, over all devices."""
+
+    loss: PyTree  # float32 []
+    correct: PyTree  # int32 []
+    count: PyTree  # int32 []
+
+    @classmethod
+    def zero(cls) -> "TrainSums":
+        """The sums of nothing."""
+        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 @flax.struct.dataclass
@@ -21,22 +36,29 @@ class TrainState:
     """All that a step changes, and all that a checkpoint holds of it.
 
     Leaves are arrays here, numpy arrays in a checkpoint, and have a leading axis of devices under pmap: their types are
-    left open in the three classes below.
+    left open in the classes of this file.
     """
 
     step: PyTree  # int32 []
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+    average: PyTree  # the moving average of params; {}: none is kept
+    sums: TrainSums  # since the last row of metrics
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """What the model is evaluated with: the averaged parameters where there are some."""
+        return {"params": self.average or self.params, "batch_stats": self.batch_stats}
 
 
 @flax.struct.dataclass
-class TrainSums:
-    """Sums over the windows of a step, over all devices."""
+class Report:
+    """What the host wants to know of a step."""
 
-    loss: PyTree  # float32 []
-    correct: PyTree  # int32 []
-    count: PyTree  # int32 []
+    sums: TrainSums  # of the steps since the last row of metrics, this one included
+    finite: PyTree  # bool [leaves of params + 1]: the gradient of each, and the loss
+    stop: PyTree  # int32 []: devices whose process was told to stop
 
 
 @flax.struct.dataclass
@@ -49,8 +71,23 @@ class EvalSums:
     clip_windows: PyTree  # int32 [clips]
 
 
-def create_state(model: FusionNet, tx: optax.GradientTransformation, batch: Batch, *, seed: int) -> TrainState:
-    """The state before the first step; `batch` gives the shapes."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a step does beside the model and the optimizer."""
+
+    seed: int
+    row_steps: int  # a row of metrics sums this many steps
+    mel_shape: tuple[int, int]
+    augmentation: Augmentation
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()  # of the loss; (): all alike
+    ema_decay: float = 0.0  # of the moving average of the parameters; 0: none is kept
+
+
+def create_state(
+    model: FusionNet, tx: optax.GradientTransformation, batch: Batch, *, seed: int, averaged: bool = False
+) -> TrainState:
+    """The state before the first step; `batch` gives the shapes, `averaged` whether parameters are."""
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(seed), dict(batch))
     params = variables["params"]
     return TrainState(
@@ -58,19 +95,36 @@ def create_state(model: FusionNet, tx: optax.GradientTransformation, batch: Batc
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(params),
+        average=params if averaged else {},
+        sums=TrainSums.zero(),
     )
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, model: FusionNet, tx: optax.GradientTransformation, seed: int
-) -> tuple[TrainState, TrainSums]:
-    """One update from one device's share of a batch; gradients and statistics are of the whole batch."""
+    state: TrainState,
+    batch: Batch,
+    corpus: Resident | None,
+    *,
+    model: FusionNet,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+) -> tuple[TrainState, Report]:
+    """One update from one device's share of a batch; gradients and statistics are of the whole batch.
+
+    `batch` has pictures and sounds, or is cut here from the `corpus` that lies on the device.
+    """
+    stop = batch["stop"].any()
+    if corpus is not None:
+        batch = resident.with_media(corpus, batch)
     share = batch["label"].shape[0]
     # Randomness is a function of seed, step and place in the global batch, not of the number of devices.
-    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    step_key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     place = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(place)
-    total = jax.lax.psum(batch["mask"].sum(), AXIS)
+    batch = augment(batch, keys, recipe.augmentation, n_classes=model.n_classes, mel_shape=recipe.mel_shape)
+    target = optax.smooth_labels(batch["target"], recipe.label_smoothing)
+    weight = (target @ jnp.array(recipe.class_weights) if recipe.class_weights else 1.0) * batch["mask"]
+    total = jax.lax.psum(weight.sum(), AXIS)
 
     def loss_of(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, Array, Array]]:
         logits, changed = model.apply(
@@ -80,30 +134,39 @@ def train_step(
             keys=keys,
             mutable=["batch_stats"],
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        losses = jnp.where(batch["mask"], losses, 0)
-        return losses.sum() / jnp.maximum(total, 1), (changed.get("batch_stats", {}), logits, losses)
+        losses = jnp.where(batch["mask"], weight * optax.softmax_cross_entropy(logits, target), 0)
+        # Where nothing weighs, the losses are zero as well.
+        return losses.sum() / jnp.where(total > 0, total, 1), (changed.get("batch_stats", {}), logits, losses)
 
     grads, (batch_stats, logits, losses) = jax.grad(loss_of, has_aux=True)(state.params)
     correct = (logits.argmax(-1) == batch["label"]) & batch["mask"]
-    # Each device's loss is over the global count, so the sum over devices is the gradient of the global mean.
-    grads, sums = jax.lax.psum((grads, TrainSums(losses.sum(), correct.sum(), batch["mask"].sum())), AXIS)
+    # Each device's loss is over the global weight, so the sum over devices is the gradient of the global mean.
+    grads, sums, stop = jax.lax.psum(
+        (grads, TrainSums(losses.sum(), correct.sum(), batch["mask"].sum()), stop.astype(jnp.int32)), AXIS
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    fresh = state.step % recipe.row_steps == 0
+    sums = jax.tree.map(lambda before, now: jnp.where(fresh, 0, before) + now, state.sums, sums)
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in (*jax.tree.leaves(grads), sums.loss)])
     return (
         TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            average=optax.incremental_update(params, state.average, 1 - recipe.ema_decay) if state.average else {},
+            sums=sums,
         ),
-        sums,
+        Report(sums, finite, stop),
     )
 
 
-def eval_step(state: TrainState, batch: Batch, *, model: FusionNet, n_clips: int) -> EvalSums:
+def eval_step(state: TrainState, batch: Batch, corpus: Resident | None, *, model: FusionNet, n_clips: int) -> EvalSums:
     """The sums of one batch; masked windows count nowhere."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = jnp.asarray(model.apply(variables, batch, train=False))
+    if corpus is not None:
+        batch = resident.with_media(corpus, batch)
+    logits = jnp.asarray(model.apply(state.variables, batch, train=False))
     mask, label = batch["mask"], batch["label"]
     n_classes = logits.shape[-1]
     log_prob = jnp.where(mask[:, None], jax.nn.log_softmax(logits), 0)
@@ -123,9 +186,21 @@ def parameter_count(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def first_bad_leaf(tree: Any) -> str:
-    """The path of the first leaf that holds a NaN or an infinity, or an empty string."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not bool(jnp.isfinite(leaf).all()):
-            return jax.tree_util.keystr(path, simple=True, separator="/")
-    return ""
+def parameter_table(params: PyTree) -> str:
+    """Name, shape, number and size of each parameter, and their sum."""
+    rows = [
+        (name, "x".join(map(str, leaf.shape)), leaf.size, leaf.nbytes)
+        for name, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True)
+    ]
+    rows.append(("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
+    wide = max(len(row[0]) for row in rows)
+    return "\n".join(
+        f"  {name:<{wide}}  {shape:>13}  {count:>11,}  {size / 1e6:8.2f} MB" for name, shape, count, size in rows
+    )
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """The path of each leaf, in the order of `jax.tree.leaves`."""
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]

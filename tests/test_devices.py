@@ -1,0 +1,128 @@
+"""The same training on any number of devices and processes."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import run_tiny
+import tiny
+from fusion_emotion.errors import UserError
+from fusion_emotion.train import cluster
+from fusion_emotion.train.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Dropout and augmentations must be keyed by example; on eight devices each has two windows, one of mixup's pairs. Noise
+# and colour are left to test_augment.py: their last bit depends on the shapes, and they then round to whole numbers.
+CONFIG = {
+    "train__epochs": 5,
+    "train__log_every_steps": 1,
+    "train__ema_decay": 0.9,
+    "train__label_smoothing": 0.1,
+    "augment__mixup": 0.3,
+    "augment__gain_db": 6.0,
+    "augment__time_mask_s": 0.2,
+    "augment__flip": 0.5,
+    "augment__modality_dropout": 0.2,
+}
+# Sums in another order: float32 rounding, which ten steps of Adam carry on.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tiny.write(tmp_path_factory.mktemp("prepared") / "tiny")
+
+
+def start(records: pathlib.Path, workdir: pathlib.Path, *cluster_flags: str, devices: int) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "tests/run_tiny.py", str(records), str(workdir), json.dumps(CONFIG), *cluster_flags],
+        cwd=ROOT,
+        env=run_tiny.environment(devices),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def curve(workdir: pathlib.Path) -> dict[tuple[int, str], dict[str, float]]:
+    """What was measured at each step, but for the clock's part."""
+    clock = ("seconds", "windows_per_s", "input_wait_share", "step", "part")
+    return {
+        (row["step"], row["part"]): {name: value for name, value in row.items() if name not in clock}
+        for row in read_metrics(workdir)
+    }
+
+
+def trained(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def one_device(records: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    workdir = tmp_path_factory.mktemp("one")
+    trained(start(records, workdir, devices=1))
+    return curve(workdir)
+
+
+def same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    assert len(found) > 10
+    for step, row in expected.items():
+        for name, value in row.items():
+            assert found[step][name] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), (step, name)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_the_number_of_devices_does_not_matter(
+    records: pathlib.Path, one_device: dict, devices: int, tmp_path: pathlib.Path
+) -> None:
+    trained(start(records, tmp_path, devices=devices))
+    same(curve(tmp_path), one_device)
+
+
+def test_two_processes_of_two_devices_are_one_device(
+    records: pathlib.Path, one_device: dict, tmp_path: pathlib.Path
+) -> None:
+    """Each reads its own share of every batch, by gloo they add up, and the first one writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [start(records, tmp_path, coordinator, "2", str(index), devices=2) for index in range(2)]
+    for process in processes:
+        trained(process)
+    same(curve(tmp_path), one_device)
+
+
+def test_the_loss_goes_down(one_device: dict) -> None:
+    losses = [row["loss"] for (_, part), row in one_device.items() if part == "train"]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "a"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "a", "JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+)
+def test_clusters_announce_themselves(environment: dict[str, str], expected: bool) -> None:
+    assert cluster.announced(environment) is expected
+
+
+def test_flags_of_a_cluster_are_all_or_none() -> None:
+    with pytest.raises(UserError, match="--num_processes and --process_id missing"):
+        cluster.join("localhost:1234", None, None)
+    with pytest.raises(UserError, match="--process_id=2 is not one of 0 to --num_processes=2"):
+        cluster.join("localhost:1234", 2, 2)

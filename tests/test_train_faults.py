@@ -1,0 +1,232 @@
+"""Trainings that are killed, stopped, run out of disk or find a damaged checkpoint."""
+
+import json
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+
+import run_tiny
+import tiny
+from fusion_emotion import modes
+from fusion_emotion.errors import UserError
+from fusion_emotion.train import loop
+from fusion_emotion.train.checkpoint import Checkpoints
+from fusion_emotion.train.writer import read_metrics
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Three steps an epoch, each with a checkpoint, and a row of metrics every second step: kills fall on any of them.
+CONFIG = {
+    "model__modalities": "audio",
+    "train__epochs": 12,
+    "train__validate_every_epochs": 1,
+    "train__log_every_steps": 2,
+    "train__ema_decay": 0.9,
+    "augment__gain_db": 6.0,
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tiny.write(tmp_path_factory.mktemp("prepared") / "tiny")
+
+
+def start(
+    records: pathlib.Path, workdir: pathlib.Path, preexec: Callable[[], None] | None = None, **changes: object
+) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "tests/run_tiny.py", str(records), str(workdir), json.dumps({**CONFIG, **changes})],
+        cwd=ROOT,
+        env=run_tiny.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=preexec,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Wait for a training that ends well; what it said."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output + errors
+
+
+def setup_of(records: pathlib.Path, **changes: object) -> loop.Setup:
+    return loop.Setup.create(run_tiny.settings(**{**CONFIG, **changes}), records)
+
+
+def newest(setup: loop.Setup, workdir: pathlib.Path) -> tuple[list[np.ndarray], dict]:
+    """State and input position of the newest checkpoint."""
+    checkpoints = Checkpoints(workdir)
+    batches = loop.training_batches(setup.source("train"), batch_size=16, seed=0, random_starts=True, media=False)
+    state = checkpoints.restore_latest(setup.new_state(setup.optimizer()), batches)
+    checkpoints.close()
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)], batches.get_state()
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """The metrics, but for the clock's part."""
+    clock = ("seconds", "windows_per_s", "input_wait_share")
+    return [{name: value for name, value in row.items() if name not in clock} for row in read_metrics(workdir)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(records: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    finish(start(records, workdir))
+    return workdir
+
+
+def same(records: pathlib.Path, workdir: pathlib.Path, uninterrupted: pathlib.Path) -> None:
+    """Parameters, optimizer, averages, input position and metrics, to the last bit."""
+    setup = setup_of(records)
+    (found, place), (expected, expected_place) = newest(setup, workdir), newest(setup, uninterrupted)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert place == expected_place
+    assert rows(workdir) == rows(uninterrupted)
+
+
+def test_ten_kills_change_nothing(records: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    draw = random.Random(0)
+    went_on = []
+    for _ in range(10):
+        process = start(records, tmp_path)
+        before = len(read_metrics(tmp_path))
+        deadline = time.monotonic() + 120
+        # Some way into training, or, every now and then, before it has begun.
+        if draw.random() < 0.8:
+            while len(read_metrics(tmp_path)) < before + 1 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        steps = [int(path.name) for path in (tmp_path / "checkpoints").glob("*") if path.name.isdigit()]
+        went_on.append(max(steps, default=0))
+    assert went_on == sorted(went_on)
+    assert len(set(went_on)) > 2, went_on
+    finish(start(records, tmp_path))
+    same(records, tmp_path, uninterrupted)
+    assert not [path.name for path in (tmp_path / "checkpoints").iterdir() if not path.name.isdigit()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_says_so_and_loses_nothing(
+    records: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    process = start(records, tmp_path)
+    while not read_metrics(tmp_path) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    said = errors.strip().splitlines()[-1]
+    assert said.startswith(f"stopped by {number.name}: step ")
+    assert "is saved; the same command goes on from there: python tests/run_tiny.py" in said
+    step = int(said.split("step ")[1].split()[0])
+    assert "Traceback" not in errors
+    assert f"going on from step {step} of" in finish(start(records, tmp_path))
+    same(records, tmp_path, uninterrupted)
+
+
+# A model whose checkpoint is larger than the files that are then allowed.
+WIDE = {"model__features": 200}
+
+
+def small_files() -> None:
+    """Files of this process cannot grow beyond 400 kB: the metrics fit, a checkpoint does not."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_none(
+    records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    finish(start(records, tmp_path, **WIDE, train__epochs=2))
+    before = newest(setup_of(records, **WIDE), tmp_path)[0]
+    process = start(records, tmp_path, small_files, **WIDE, train__epochs=4)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    said = errors.strip().splitlines()[-1]
+    assert said.startswith("error: the checkpoint of step 9 cannot be written")
+    assert "File too large" in said
+    assert "the checkpoint of step 6 is kept: make room, then run the same command again" in said
+    for one, other in zip(newest(setup_of(records, **WIDE), tmp_path)[0], before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert "going on from step 6 of 12" in finish(start(records, tmp_path, **WIDE, train__epochs=4))
+
+
+def test_a_run_may_go_on_without_its_checkpoints(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    process = start(records, tmp_path, small_files, **WIDE, train__epochs=2, train__on_full_disk="go_on")
+    assert finish(process).count("warning: the checkpoint of step") == 2
+    assert [row["step"] for row in read_metrics(tmp_path) if row["part"] == "validation"] == [3, 6]
+
+
+def copy_with_newest(uninterrupted: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
+    shutil.copytree(uninterrupted, workdir, dirs_exist_ok=True)
+    return max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+
+
+def test_a_half_written_checkpoint_is_never_gone_on_from(
+    records: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """What a kill leaves of a save is a temporary folder."""
+    whole = copy_with_newest(uninterrupted, tmp_path)
+    half = whole.with_name("999.orbax-checkpoint-tmp")
+    shutil.copytree(whole, half)
+    for path in half.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest_step == int(whole.name)
+    checkpoints.close()
+    assert newest(setup_of(records), tmp_path)[0]
+
+
+def test_a_damaged_checkpoint_is_named(
+    records: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    damaged = copy_with_newest(uninterrupted, tmp_path)
+    for path in (damaged / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    process = start(records, tmp_path, train__epochs=14)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    said = errors.strip().splitlines()[-1]
+    assert said.startswith(f"error: the checkpoint {damaged} cannot be read")
+    assert "remove that folder and run the same command again" in said
+
+
+def test_a_checkpoint_of_another_model_is_named(records: pathlib.Path, uninterrupted: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"is of another model: .*kernel is float32\[16, 8\] there, .*\[12, 8\]"):
+        newest(setup_of(records, model__features=12), uninterrupted)
+
+
+def test_a_workdir_says_what_changed_and_refuses_what_may_not(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run_tiny.settings(**CONFIG)
+    modes._save_config(config, tmp_path)
+    modes._check_owner(run_tiny.settings(**CONFIG, train__resident_gb=1.0, profile__steps=[1, 2]), tmp_path)
+    assert capsys.readouterr().out == ""
+    modes._check_owner(run_tiny.settings(**{**CONFIG, "train__epochs": 30}), tmp_path)
+    assert capsys.readouterr().out == "changed    train.epochs is 12 there, 30 here\n"
+    for field, value in (
+        ("model__features", 17),
+        ("split__protocol", "random"),
+        ("data__channel", "song"),
+        ("train__learning_rate", 0.5),
+    ):
+        with pytest.raises(UserError, match=rf"{field.replace('__', '.')} is .* there, {value!r} here"):
+            modes._check_owner(run_tiny.settings(**{**CONFIG, field: value}), tmp_path)
