@@ -1,0 +1,59 @@
+"""Simulated scaling: the same global batch on 1 to 8 devices of this CPU, and the bytes that a step reduces over them.
+
+PYTHONPATH=. python benchmarks/scaling.py
+
+The devices share the cores, so that what grows with their number is what dividing costs, and nothing gets faster.
+"""
+
+import multiprocessing
+import os
+import statistics
+import time
+from typing import Any
+
+BATCH = 64
+STEPS = 12
+
+
+def _measure(answer: Any) -> None:
+    import jax
+    import train_step
+
+    config = train_step.config_of("configs/ravdess.py")
+    step, params, _ = train_step.ours(config, BATCH)
+    times = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - began))
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    # Forward, each normalisation adds up sums, counts and squares; backward, the two gradients of these.
+    channels = sum(
+        layer["scale"].size
+        for branch in params.values()
+        for name, layer in branch.items()
+        if name.startswith("BatchNorm")
+    )
+    answer.put((statistics.median(times[2:]), gradients, 4 * 4 * channels))
+
+
+def main() -> None:
+    """Print the table."""
+    context = multiprocessing.get_context("spawn")
+    print(f"configs/ravdess.py, global batch {BATCH}, {multiprocessing.cpu_count()} cores for all devices together")
+    print("  devices  windows each  ms a step  reduced by each device a step")
+    for n in (1, 2, 4, 8):
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={n}"
+        answer = context.Queue()
+        process = context.Process(target=_measure, args=(answer,))
+        process.start()
+        step_ms, gradients, sums = answer.get()
+        process.join()
+        # A ring: each device sends and receives 2 (n - 1) / n of what is reduced.
+        reduced = 2 * (n - 1) / n * (gradients + sums)
+        total = f"{reduced / 1e6:>6.2f} MB of {(gradients + sums) / 1e6:.2f} MB"
+        print(f"  {n:>7}  {BATCH // n:>12}  {step_ms:>9.0f}  {total}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The audio branch alone, MFCC and LSTM as the description has them, on RAVDESS's speech: six folds of its speakers.
+
+    python launch.py --config=configs/ravdess_audio.py --mode=crossval --config.data.root=PATH
+
+PATH holds RAVDESS's audio-only or audio-visual speech files. Three seeds of each fold, and of `random`, which has the
+same speakers on both sides, for comparison; the baselines on the same splits.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import ravdess
+
+
+def get_config() -> ConfigDict:
+    """`configs/ravdess.py` with sound alone, and what `--mode=crossval` runs."""
+    config = ravdess.get_config()
+    config.model.modalities = "audio"
+    config.split.protocol = "kfold"
+    config.split.n_folds = 6
+    config.crossval.protocols = ("kfold", "random")
+    config.crossval.seeds = (0, 1, 2)
+    config.train.epochs = 24
+    config.train.validate_every_epochs = 3
+    return config
