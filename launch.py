@@ -11,6 +11,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import ravdess
 from fusion_emotion import modes
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.train import cluster
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         raise UserError("give --config=configs/NAME.py, or the --workdir of a run with --mode=evaluate or report")
     usual = f"runs/{name}_crossval" if _MODE.value == "crossval" else f"runs/{name}"
     workdir = pathlib.Path(_WORKDIR.value or usual).absolute()
-    config = _CONFIG.value.to_dict() if name else modes.load_config(workdir)
+    config = _CONFIG.value.to_dict() if name else modes.load_config(workdir, like=ravdess.get_config().to_dict())
     if _MODE.value in ("train", "evaluate"):
         cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if name:

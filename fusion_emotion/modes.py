@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import corpora
@@ -215,12 +215,19 @@ MODES = {
 }
 
 
-def load_config(workdir: pathlib.Path) -> dict[str, Any]:
-    """The config that a workdir was trained with. Raises UserError where there is none."""
+def load_config(workdir: pathlib.Path, *, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config that a workdir was trained with; it must have the fields of `like`. Raises UserError."""
     try:
-        return json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{workdir} holds no readable {CONFIG}: give --config, or the --workdir of a run") from error
+    missing = sorted(_leaves(like or {}).keys() - _leaves(config).keys())
+    if missing:
+        raise UserError(
+            f"{workdir / CONFIG} lacks {'.'.join(missing[0])}: another version of this project made it, and only that "
+            "one can read its checkpoints (results.json names the commit); or train again in a new --workdir"
+        )
+    return config
 
 
 def prepared(config: dict[str, Any]) -> pathlib.Path:
@@ -323,18 +330,20 @@ def _save_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], *, free: Collection[tuple[str, ...]] = ()) -> list[str]:
-    def leaves(tree: dict[str, Any], *path: str) -> dict[tuple[str, ...], Any]:
-        found: dict[tuple[str, ...], Any] = {}
-        for name, value in tree.items():
-            found |= leaves(value, *path, name) if isinstance(value, dict) else {(*path, name): value}
-        return found
-
-    before, after = leaves(old), leaves(json.loads(json.dumps(new)))
+    before, after = _leaves(old), _leaves(json.loads(json.dumps(new)))
     return [
         f"{'.'.join(path)} is {before.get(path)!r} there, {after.get(path)!r} here"
         for path in sorted(before.keys() | after.keys())
         if path not in _FREE and path not in free and before.get(path) != after.get(path)
     ]
+
+
+def _leaves(tree: Mapping[str, Any], *path: str) -> dict[tuple[str, ...], Any]:
+    """The fields of a config by their path."""
+    found: dict[tuple[str, ...], Any] = {}
+    for name, value in tree.items():
+        found |= _leaves(value, *path, name) if isinstance(value, dict) else {(*path, name): value}
+    return found
 
 
 def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":

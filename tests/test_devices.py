@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -77,7 +79,7 @@ def same(found: dict, expected: dict) -> None:
             assert found[step][name] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), (step, name)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
 def test_the_number_of_devices_does_not_matter(
     records: pathlib.Path, one_device: dict, devices: int, tmp_path: pathlib.Path
 ) -> None:
@@ -85,15 +87,30 @@ def test_the_number_of_devices_does_not_matter(
     same(curve(tmp_path), one_device)
 
 
-def test_two_processes_of_two_devices_are_one_device(
-    records: pathlib.Path, one_device: dict, tmp_path: pathlib.Path
-) -> None:
-    """Each reads its own share of every batch, by gloo they add up, and the first one writes."""
+def two_processes(records: pathlib.Path, workdir: pathlib.Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [start(records, tmp_path, coordinator, "2", str(index), devices=2) for index in range(2)]
-    for process in processes:
+    return [start(records, workdir, coordinator, "2", str(index), devices=2) for index in range(2)]
+
+
+def test_two_processes_of_two_devices_are_one_device(
+    records: pathlib.Path, one_device: dict, tmp_path: pathlib.Path
+) -> None:
+    """Each reads its own share of every batch, by gloo they add up, and the first one writes.
+
+    A signal to one of them stops both after the same step, and they go on together.
+    """
+    processes = two_processes(records, tmp_path)
+    while not read_metrics(tmp_path) and all(process.poll() is None for process in processes):
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, said
+    steps = {text.split("stopped by SIGTERM: step ")[1].split()[0] for text in said}
+    assert len(steps) == 1
+    assert 0 < int(steps.pop()) < max(step for step, _ in one_device)
+    for process in two_processes(records, tmp_path):
         trained(process)
     same(curve(tmp_path), one_device)
 

@@ -97,6 +97,7 @@ def same(records: pathlib.Path, workdir: pathlib.Path, uninterrupted: pathlib.Pa
     assert rows(workdir) == rows(uninterrupted)
 
 
+@pytest.mark.slow
 def test_ten_kills_change_nothing(records: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path) -> None:
     draw = random.Random(0)
     went_on = []
@@ -230,3 +231,11 @@ def test_a_workdir_says_what_changed_and_refuses_what_may_not(
     ):
         with pytest.raises(UserError, match=rf"{field.replace('__', '.')} is .* there, {value!r} here"):
             modes._check_owner(run_tiny.settings(**{**CONFIG, field: value}), tmp_path)
+
+
+def test_a_workdir_of_another_version_is_named(tmp_path: pathlib.Path) -> None:
+    config = run_tiny.settings(**CONFIG)
+    modes._save_config(config, tmp_path)
+    assert modes.load_config(tmp_path, like=config)["train"] == config["train"]
+    with pytest.raises(UserError, match=r"config\.json lacks train\.newer: another version"):
+        modes.load_config(tmp_path, like={**config, "train": {**config["train"], "newer": 1}})

@@ -84,6 +84,13 @@ def test_results_name_protocol_and_what_chose(trained, results):
     assert right == pytest.approx(results["test"]["clip"]["war"])
 
 
+def test_tensorboard_has_scalars_and_pictures(trained):
+    _, workdir = trained
+    written = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
+    for name in ("train/loss", "validation/validation_uar", "train/strips", "validation/confusion", "PNG"):
+        assert name.encode() in written
+
+
 def test_a_resumed_run_ends_as_an_uninterrupted_one(trained, folder, tmp_path, monkeypatch):
     setup, workdir = trained
 

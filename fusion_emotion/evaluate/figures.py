@@ -454,15 +454,18 @@ def degradation(
     lines: Mapping[str, Sequence[tuple[float, Sequence[float] | None]]],
     steps: Sequence[str],
     *,
-    levels: Mapping[str, float],
+    chance: float,
+    level: tuple[str, float] | None,
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """Up to two named lines of a share and its interval at each of `steps`, and up to two levels to compare with."""
+    """Up to two named lines of a share and its interval at each of `steps`, over chance and a named `level`, if any."""
     figure = Figure(figsize=(_WIDTH_IN, 3.1), layout="constrained")
     axes = figure.add_subplot()
-    for (name, share), (colour, dash) in zip(levels.items(), ((GREEN, "-."), (GREY, ":")), strict=False):
-        axes.axhline(100 * share, color=colour, linestyle=dash, linewidth=1.4, label=f"{name}, {100 * share:.1f} %")
+    if level is not None:
+        name, share = level
+        axes.axhline(100 * share, color=GREEN, linestyle="-.", linewidth=1.4, label=f"{name}, {100 * share:.1f} %")
+    axes.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1.4, label=f"chance, {100 * chance:.1f} %")
     for i, ((name, points), (colour, dash, marker)) in enumerate(zip(lines.items(), _LINES, strict=False)):
         # A little apart, so that no interval hides another.
         place = np.arange(len(points)) + 0.05 * (i - (len(lines) - 1) / 2)
