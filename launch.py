@@ -4,6 +4,7 @@ Any field of a config can be changed: --config.train.epochs=20. A run that was s
 given again. --mode=evaluate, --mode=report and --mode=analyse need only the --workdir of a run.
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -30,7 +31,7 @@ _MODE = flags.DEFINE_enum(
     "download: fetch RAVDESS.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together; 1: this one alone.")
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Which of them this is, from 0; a Slurm step or TPU pod says so."
 )
@@ -51,6 +52,9 @@ def main(argv: list[str]) -> None:
     usual = f"runs/{name}_crossval" if _MODE.value == "crossval" else f"runs/{name}"
     workdir = pathlib.Path(_WORKDIR.value or usual).absolute()
     config = _CONFIG.value.to_dict() if name else modes.load_config(workdir, like=ravdess.get_config().to_dict())
+    several = _COORDINATOR.value or (cluster.announced(os.environ) and _NUM_PROCESSES.value != 1)
+    if _MODE.value not in ("train", "evaluate") and several:
+        raise UserError(f"--mode={_MODE.value} is for one process: run it once, outside of the step of many processes")
     if _MODE.value in ("train", "evaluate"):
         cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if name:

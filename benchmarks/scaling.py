@@ -9,13 +9,13 @@ import multiprocessing
 import os
 import statistics
 import time
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
 
 BATCH = 64
 STEPS = 12
 
 
-def _measure(answer: Any) -> None:
+def _measure() -> tuple[float, int, int]:
     import jax
     import train_step
 
@@ -34,7 +34,7 @@ def _measure(answer: Any) -> None:
         for name, layer in branch.items()
         if name.startswith("BatchNorm")
     )
-    answer.put((statistics.median(times[2:]), gradients, 4 * 4 * channels))
+    return statistics.median(times[2:]), gradients, 4 * 4 * channels
 
 
 def main() -> None:
@@ -44,11 +44,8 @@ def main() -> None:
     print("  devices  windows each  ms a step  reduced by each device a step")
     for n in (1, 2, 4, 8):
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={n}"
-        answer = context.Queue()
-        process = context.Process(target=_measure, args=(answer,))
-        process.start()
-        step_ms, gradients, sums = answer.get()
-        process.join()
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            step_ms, gradients, sums = process.submit(_measure).result()
         # A ring: each device sends and receives 2 (n - 1) / n of what is reduced.
         reduced = 2 * (n - 1) / n * (gradients + sums)
         total = f"{reduced / 1e6:>6.2f} MB of {(gradients + sums) / 1e6:.2f} MB"

@@ -4,7 +4,7 @@ pip install -r benchmarks/requirements.txt
 PYTHONPATH=. python benchmarks/train_step.py
 
 Both sides train the same network (the logits of the same parameters are compared first), on the same cores, a few steps
-each in turn. Also: memory, compilation with and without a cache, and an epoch of the trainer against its steps.
+each in turn. Also: memory, compilation with and without a cache, and the trainer against its steps.
 """
 
 import functools
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -136,8 +137,7 @@ def in_turn(sides: Mapping[str, Step]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _alone(side: str, network: str, size: int, cache: str, answer: Any) -> None:
-    """In a process of its own: the peak of its memory, MB, and the seconds of its compilation."""
+def _alone(side: str, network: str, size: int, cache: str) -> tuple[float, float]:
     compile_s = float("nan")
     if side == "ours":
         from fusion_emotion.train import devices
@@ -149,43 +149,41 @@ def _alone(side: str, network: str, size: int, cache: str, answer: Any) -> None:
     for _ in range(4):
         step()
     status = pathlib.Path("/proc/self/status").read_text()
-    answer.put((int(status.split("VmHWM:")[1].split()[0]) / 1e3, compile_s))
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e3, compile_s
 
 
 def alone(side: str, network: str, size: int, cache: str) -> tuple[float, float]:
-    """The answer of `_alone`."""
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=_alone, args=(side, network, size, cache, answer))
-    process.start()
-    found = answer.get()
-    process.join()
-    return found
+    """In a process of its own: the peak of its memory, MB, and the seconds of its compilation."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_alone, side, network, size, cache).result()
 
 
-def epoch_against_steps() -> str:
-    """The trainer on the prepared sample corpus: the time of its epochs against that of their steps alone."""
+def trainer_against_steps() -> str:
+    """The trainer on the prepared sample corpus: its time for a step, and a step's own."""
     from configs import sample
     from fusion_emotion import modes
     from fusion_emotion.train import loop
     from fusion_emotion.train.writer import read_metrics
 
     config = sample.get_config().to_dict()
-    config["train"] |= {"epochs": 20, "log_every_steps": 5, "validate_every_epochs": 20}
+    config["train"] |= {"epochs": 20, "log_every_steps": 5}
     setup = loop.Setup.create(config, modes.prepared(config))
+    size = config["train"]["batch_size"]
+    step, _, _ = ours(config, size)
+    before_ms = in_turn({"step": step})["step"]
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(setup, pathlib.Path(workdir))
-        rows = [row for row in read_metrics(pathlib.Path(workdir)) if row["part"] == "train"]
-    # Between the first row and the last full one: whole epochs, with all that the loop does between steps.
-    rows = [row for row in rows if row["step"] % 5 == 0]
-    elapsed_s = rows[-1]["seconds"] - rows[0]["seconds"]
-    per_step_ms = 1e3 * elapsed_s / (rows[-1]["step"] - rows[0]["step"])
-    waited = statistics.mean(row["input_wait_share"] for row in rows[1:])
-    step, _, _ = ours(config, config["train"]["batch_size"])
-    alone_ms = in_turn({"step": step})["step"]
+        rows = [row for row in read_metrics(pathlib.Path(workdir)) if row["part"] == "train"][1:]
+    alone_ms = (before_ms + in_turn({"step": step})["step"]) / 2
+    within_ms = statistics.median(1e3 * size / row["windows_per_s"] for row in rows)
+    whole_s = rows[-1]["seconds"] - rows[0]["seconds"]
+    other_s = whole_s - 1e-3 * within_ms * (rows[-1]["step"] - rows[0]["step"])
+    waited = statistics.mean(row["input_wait_share"] for row in rows)
+    n_validations = (rows[-1]["step"] - rows[0]["step"]) // setup.validate_every_steps
     return (
-        f"sample corpus, batch 64: {per_step_ms:.0f} ms a step within the trainer, {alone_ms:.0f} ms alone "
-        f"({per_step_ms / alone_ms - 1:+.1%}); waiting for input {waited:.2%} of the time"
+        f"sample corpus, batch {size}: {within_ms:.0f} ms a step in the trainer, {alone_ms:.0f} ms alone "
+        f"({within_ms / alone_ms - 1:+.1%});\nwaiting for input {waited:.2%} of the time; validation and checkpoint, "
+        f"every {setup.validate_every_steps} steps: {other_s / max(1, n_validations):.1f} s"
     )
 
 
@@ -217,7 +215,7 @@ def main() -> None:
             f"{cold_s:4.1f} s cold, {warm_s:4.1f} s warm",
             flush=True,
         )
-    print(f"\n{epoch_against_steps()}")
+    print(f"\n{trainer_against_steps()}")
 
 
 if __name__ == "__main__":

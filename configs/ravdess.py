@@ -98,11 +98,11 @@ def get_config() -> ConfigDict:
     train.accumulate_steps = 1  # batches whose mean gradient makes one update
     train.label_smoothing = 0.0
     train.class_weights = False  # weigh each class's loss by the inverse of its share of the training windows
-    train.ema_decay = 0.0  # of a moving average of the parameters, which then is what is evaluated; 0: none
-    train.patience_epochs = 0  # stop when the best validation UAR is this long ago; 0: never
+    train.ema_decay = 0.0  # a batch, of a moving average of the parameters, which is then evaluated; 0: none
+    train.patience_epochs = 0  # stop when the best validation (UAR, then loss) is this long ago; 0: never
     train.validate_every_epochs = 5  # and save a checkpoint
     train.keep_every_epochs = 0  # keep these checkpoints beside the newest and the best; 0: only those two
-    train.on_full_disk = "stop"  # when a checkpoint cannot be written: stop, go_on
+    train.on_full_disk = "stop"  # when a checkpoint cannot be written: stop, go_on (a single process alone)
     train.resident_gb = 4.0  # a prepared corpus up to this size lies on each device; a larger one is read as it goes
     train.log_every_steps = 10
 

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: `launch.py` prints them in one line and exits with 2."""
+"""Errors that are the user's to mend: `launch.py` prints them in one line and exits with 1."""
 
 
 class UserError(Exception):

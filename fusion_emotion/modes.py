@@ -1,5 +1,6 @@
 """What `launch.py --mode=...` does: each mode is one function of a config and a workdir."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
+from fusion_emotion.locks import held
 from fusion_emotion.prepare.records import atomic
 from fusion_emotion.prepare.settings import NOT_IN_RECORDS
 
@@ -42,17 +44,20 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
     _check(config)
     _check_owner(config, workdir)
     setup = _set_up(config, workdir)
-    if devices.leads():
-        _save_config(config, workdir)
-    _guard(setup)
-    loop.train(setup, workdir)
-    _evaluate(setup, workdir)
+    busy = f"{workdir} is in use by process {{process}}: wait for it, or choose another --workdir"
+    with held(workdir / ".lock", busy) if devices.leads() else contextlib.nullcontext():
+        if devices.leads():
+            _save_config(config, workdir)
+        _guard(setup)
+        loop.train(setup, workdir)
+        _evaluate(setup, workdir)
 
 
 def evaluate(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Restore the best checkpoint of the workdir, evaluate it, print and write the results and the report."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train, the same --workdir)")
+    _check_owner(config, workdir)
     _evaluate(_set_up(config, workdir), workdir)
 
 
@@ -62,6 +67,7 @@ def report(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
     if not (workdir / RESULTS).is_file():
         raise UserError(f"{workdir} holds no {RESULTS}: evaluate first (--mode=evaluate, the same --workdir)")
+    _check_owner(config, workdir)
     _report(_set_up(config, workdir), workdir)
 
 
@@ -69,6 +75,7 @@ def analyse(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write what each modality is worth to the workdir's best checkpoint, where it looked, what its features hold."""
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train, the same --workdir)")
+    _check_owner(config, workdir)
     setup = _set_up(config, workdir)
     from fusion_emotion.evaluate import analysis
 

@@ -40,9 +40,18 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tiny.write(tmp_path_factory.mktemp("prepared") / "tiny")
 
 
-def start(records: pathlib.Path, workdir: pathlib.Path, *cluster_flags: str, devices: int) -> subprocess.Popen:
+def start(
+    records: pathlib.Path, workdir: pathlib.Path, *cluster_flags: str, devices: int, **changes: object
+) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "tests/run_tiny.py", str(records), str(workdir), json.dumps(CONFIG), *cluster_flags],
+        [
+            sys.executable,
+            "tests/run_tiny.py",
+            str(records),
+            str(workdir),
+            json.dumps({**CONFIG, **changes}),
+            *cluster_flags,
+        ],
         cwd=ROOT,
         env=run_tiny.environment(devices),
         stderr=subprocess.PIPE,
@@ -113,6 +122,14 @@ def test_two_processes_of_two_devices_are_one_device(
     for process in two_processes(records, tmp_path):
         trained(process)
     same(curve(tmp_path), one_device)
+
+
+def test_a_batch_that_does_not_divide_is_an_error(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    process = start(records, tmp_path, devices=4, train__batch_size=18)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    said = "error: train.batch_size=18 does not divide over 4 devices: choose a multiple of 4"
+    assert errors.strip().splitlines()[-1] == said
 
 
 def test_the_loss_goes_down(one_device: dict) -> None:

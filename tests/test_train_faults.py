@@ -19,9 +19,9 @@ import run_tiny
 import tiny
 from fusion_emotion import modes
 from fusion_emotion.errors import UserError
-from fusion_emotion.train import loop
-from fusion_emotion.train.checkpoint import Checkpoints
-from fusion_emotion.train.writer import read_metrics
+from fusion_emotion.train import devices, loop
+from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints
+from fusion_emotion.train.writer import MetricsWriter, read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Three steps an epoch, each with a checkpoint, and a row of metrics every second step: kills fall on any of them.
@@ -167,10 +167,42 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_none(
     assert "going on from step 6 of 12" in finish(start(records, tmp_path, **WIDE, train__epochs=4))
 
 
-def test_a_run_may_go_on_without_its_checkpoints(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_run_may_go_on_without_its_checkpoints_but_not_end(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
     process = start(records, tmp_path, small_files, **WIDE, train__epochs=2, train__on_full_disk="go_on")
-    assert finish(process).count("warning: the checkpoint of step") == 2
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert output.count("warning: the checkpoint of step 3 cannot be written") == 1
+    assert errors.strip().splitlines()[-1].startswith("error: the checkpoint of step 6 cannot be written")
+    assert not list((tmp_path / "checkpoints").iterdir())
     assert [row["step"] for row in read_metrics(tmp_path) if row["part"] == "validation"] == [3, 6]
+
+
+def test_metrics_that_cannot_be_written_are_one_message(tmp_path: pathlib.Path) -> None:
+    """/dev/full has no room for a byte."""
+    writer = MetricsWriter(tmp_path)
+    writer._lines.close()
+    writer._lines = open("/dev/full", "ab", buffering=0)  # noqa: SIM115 - the writer closes it
+    with (
+        pytest.raises(UserError, match=r"metrics\.jsonl .* cannot be written \(No space left on device\): make room"),
+        writer,
+    ):
+        writer.write(1, "train", {"loss": 1.0})
+
+
+def test_a_run_stopped_between_validations_is_not_out_of_patience(
+    records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Steps since the best validation count when there is a validation to compare with."""
+    setup = setup_of(records, train__patience_epochs=2, train__validate_every_epochs=2)
+    state = devices.unreplicate(devices.replicate(setup.new_state(setup.optimizer())))
+    batches = loop.training_batches(setup.source("train"), batch_size=16, seed=0, random_starts=True, media=False)
+    checkpoints = Checkpoints(tmp_path, writes=True)
+    checkpoints.save(state.replace(step=np.int32(6)), batches, {"score": 0.5})
+    checkpoints.save(state.replace(step=np.int32(13)), batches, {"score": NOT_VALIDATED})
+    assert not loop._out_of_patience(setup, checkpoints)
+    checkpoints.save(state.replace(step=np.int32(14)), batches, {"score": 0.4})
+    assert loop._out_of_patience(setup, checkpoints)
+    checkpoints.close()
 
 
 def copy_with_newest(uninterrupted: pathlib.Path, workdir: pathlib.Path) -> pathlib.Path:
@@ -188,7 +220,7 @@ def test_a_half_written_checkpoint_is_never_gone_on_from(
     for path in half.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, writes=True)
     assert checkpoints.latest_step == int(whole.name)
     checkpoints.close()
     assert newest(setup_of(records), tmp_path)[0]

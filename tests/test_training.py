@@ -1,5 +1,6 @@
 """Training, resuming and evaluating on a tiny prepared corpus."""
 
+import dataclasses
 import functools
 import json
 import logging
@@ -8,6 +9,7 @@ import pickle
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,9 +17,12 @@ import run_tiny
 import tiny
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate.evaluate import evaluate
+from fusion_emotion.models.fusion import create_model
 from fusion_emotion.train import devices, loop
 from fusion_emotion.train.checkpoint import Checkpoints, score
+from fusion_emotion.train.optimizer import create_optimizer, create_schedule
 from fusion_emotion.train.step import leaf_names, train_step
+from fusion_emotion.train.watch import Profile
 from fusion_emotion.train.writer import MetricsWriter, read_metrics
 
 
@@ -138,7 +143,7 @@ def test_nan_stops_the_run_names_the_step_and_keeps_the_batch(folder, tmp_path):
     assert np.load(kept)["strip"].shape == (16, tiny.FACE_SIZE, 5 * tiny.FACE_SIZE, 3)
 
 
-def one_step(setup: loop.Setup, *, on_device: bool) -> tuple[Any, Any, Any]:
+def one_step(setup: loop.Setup, *, on_device: bool, donate: bool = True) -> tuple[Any, Any, Any]:
     """The state before and after a step, and its report."""
     source = setup.source("train")
     corpus = setup.corpus(source) if on_device else None
@@ -146,7 +151,7 @@ def one_step(setup: loop.Setup, *, on_device: bool) -> tuple[Any, Any, Any]:
     tx = setup.optimizer()
     state = devices.replicate(setup.new_state(tx))
     step = devices.parallel(
-        functools.partial(train_step, model=setup.model, tx=tx, recipe=setup.recipe), donate_state=True
+        functools.partial(train_step, model=setup.model, tx=tx, recipe=setup.recipe), donate_state=donate
     )
     batch = {**next(batches), "stop": np.zeros(16, bool)}
     return state, *step(state, devices.shard(batch), corpus)
@@ -198,8 +203,63 @@ def test_checkpoints_hold_no_pickle(trained, monkeypatch):
     assert not [name for name in names if "pickle" in name or name.endswith(".pkl")]
 
 
+def test_the_loss_is_weighted_and_smoothed(folder):
+    """By hand: the cross-entropy with smoothed labels, each window weighed by its class's share of the windows."""
+    plain = loop.Setup.create(config_of(), folder)
+    counts = np.bincount(plain.windows["train"].labels[plain.windows["train"].clip], minlength=8)
+    setup = loop.Setup.create(config_of(class_weights=True, label_smoothing=0.2), folder)
+    assert setup.recipe.class_weights == pytest.approx(counts.sum() / (8 * counts))
+    # Classes as many as each other weigh one; others are needed to see it.
+    weights = np.arange(1, 9) / 4.5
+    recipe = dataclasses.replace(setup.recipe, class_weights=tuple(weights))
+    source = setup.source("train")
+    batch = next(loop.training_batches(source, batch_size=16, seed=0, random_starts=True))
+    model = setup.model.clone(dropout_rate=0.0)
+    state = devices.replicate(setup.new_state(setup.optimizer()))
+    step = devices.parallel(functools.partial(train_step, model=model, tx=setup.optimizer(), recipe=recipe))
+    _, report = step(state, devices.shard({**batch, "stop": np.zeros(16, bool)}), None)
+    variables = setup.new_state(setup.optimizer()).variables
+    alone = create_model(setup.config["model"], n_classes=8).clone(dropout_rate=0.0)
+    logits, _ = alone.apply(variables, jax.tree.map(jnp.asarray, batch), train=True, mutable=["batch_stats"])
+    log_prob = np.asarray(jax.nn.log_softmax(logits))
+    target = 0.8 * np.eye(8)[batch["label"]] + 0.2 / 8
+    expected = -(weights[batch["label"]] * (target * log_prob).sum(axis=1)).sum()
+    assert float(devices.unreplicate(report).sums.loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_average_moves_by_its_decay(folder):
+    setup = loop.Setup.create(config_of(ema_decay=0.75), folder)
+    before, after, _ = one_step(setup, on_device=True, donate=False)
+    for start, params, average in zip(
+        *(jax.tree.leaves(tree) for tree in (before.params, after.params, after.average)), strict=True
+    ):
+        np.testing.assert_allclose(average, 0.75 * start + 0.25 * params, rtol=1e-5, atol=1e-7)
+
+
+def test_weight_decay_leaves_biases_and_normalisation_alone():
+    train = config_of(weight_decay=0.1, learning_rate=0.5, schedule="constant")["train"]
+    tx = create_optimizer(train, create_schedule(train, n_steps=10, steps_per_epoch=1))
+    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1)
+    np.testing.assert_array_equal(updates["bias"], 0)
+
+
+def test_accumulated_batches_make_the_update_of_their_mean_gradient():
+    train = config_of(accumulate_steps=2, clip_norm=1.0, schedule="constant")["train"]
+    both = create_optimizer(train, create_schedule(train, n_steps=10, steps_per_epoch=1))
+    once = create_optimizer({**train, "accumulate_steps": 1}, create_schedule(train, n_steps=10, steps_per_epoch=1))
+    params = {"w": np.array([1.0, 2.0], np.float32)}
+    first, second = {"w": np.array([6.0, 0.0], np.float32)}, {"w": np.array([0.0, 8.0], np.float32)}
+    nothing, state = both.update(first, both.init(params), params)
+    np.testing.assert_array_equal(nothing["w"], 0)
+    update, _ = both.update(second, state, params)
+    expected, _ = once.update({"w": np.array([3.0, 4.0], np.float32)}, once.init(params), params)
+    np.testing.assert_allclose(update["w"], expected["w"], rtol=1e-6)
+
+
 def test_what_training_may_need(folder, tmp_path):
-    """Everything at once: it learns, and its curve is its own."""
+    """Everything at once still learns."""
     config = config_of(
         weight_decay=1e-3,
         clip_norm=1.0,
@@ -224,7 +284,7 @@ def test_what_training_may_need(folder, tmp_path):
 
 
 def test_training_stops_early_and_stays_stopped(folder, tmp_path):
-    # A learning rate that changes nothing: the first validation stays the best.
+    # Parameters that stay as they are: after the first few validations none is better.
     setup = loop.Setup.create(
         config_of(learning_rate=1e-12, schedule="constant", patience_epochs=2, validate_every_epochs=1, epochs=9),
         folder,
@@ -245,6 +305,12 @@ def test_checkpoints_are_kept_as_the_config_says(folder, tmp_path):
     assert len(kept) <= 4  # these and the best
 
 
+def test_a_run_that_goes_on_between_the_steps_of_a_profile_traces_nothing(tmp_path):
+    profile = Profile(tmp_path, (2, 4))
+    profile.before(3)
+    assert profile.after(3, ()) == profile.after(4, ()) == ""
+
+
 def test_a_profile_is_written(folder, tmp_path):
     config = config_of(epochs=2)
     config["profile"] = {"steps": (2, 3)}
@@ -252,8 +318,8 @@ def test_a_profile_is_written(folder, tmp_path):
     assert list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
 
 
-def test_a_batch_that_does_not_divide_is_an_error(folder):
-    with pytest.raises(UserError, match="batch_size=0"):
+def test_a_batch_of_nothing_is_an_error(folder):
+    with pytest.raises(UserError, match="batch_size=0 is out of range: expected more than 0"):
         loop.Setup.create(config_of(batch_size=0), folder)
 
 

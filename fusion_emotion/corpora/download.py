@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import datetime
 import email.utils
-import fcntl
 import hashlib
 import importlib.resources
 import json
@@ -128,7 +127,8 @@ def download(
     names = _archive_names(channel=channel, modality=modality, actors=actors)
     try:
         (root / _STATE).mkdir(parents=True, exist_ok=True)
-        with _locked(root):
+        busy = f"{root}: process {{process}} is downloading into it: wait for it to end, or choose another folder"
+        with held(root / _STATE / "lock", busy):
             missing = [name for name in names if not _is_installed(root, name)]
             if not missing:
                 print(f"RAVDESS: all {len(names)} archives are unpacked in {root}")
@@ -199,24 +199,6 @@ def _described(file: dict) -> Archive:
     if not re.fullmatch("md5:[0-9a-f]{32}", checksum):
         raise ValueError(f"{file['key']} has the checksum {checksum!r}")
     return Archive(name=file["key"], url=url, size_bytes=size, md5=checksum.removeprefix("md5:"))
-
-
-@contextlib.contextmanager
-def _locked(root: pathlib.Path) -> Iterator[None]:
-    """Holds `root` for this process; the system lets go of it when the process ends, however it ends."""
-    with (root / _STATE / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{root}: process {file.read() or '(not known)'} is downloading into it: wait for it to end, "
-                "or choose another folder"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _marker(root: pathlib.Path, name: str) -> pathlib.Path:

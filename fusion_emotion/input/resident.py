@@ -31,6 +31,11 @@ def size_bytes(rows: list[Row], face_size: int) -> int:
     return sum(row.n_frames for row in rows) * face_size**2 * 3 + sum(row.n_samples for row in rows) * 2
 
 
+def can_be_indexed(rows: list[Row]) -> bool:
+    """Whether 32 bits count the samples of `rows`: 37 hours of sound."""
+    return sum(row.n_samples for row in rows) + SAMPLE_RATE_HZ < 2**31
+
+
 def load(source: Source) -> Resident:
     """Read every record of a source's clips, as numpy arrays."""
     rows = source.windows.rows

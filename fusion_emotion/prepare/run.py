@@ -1,8 +1,6 @@
 """A corpus to shards and a manifest: in parallel, once, and never again from the start."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -13,6 +11,7 @@ from tqdm import tqdm
 
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.errors import UserError
+from fusion_emotion.locks import held
 from fusion_emotion.prepare import groups as groups_
 from fusion_emotion.prepare import ray_engine
 from fusion_emotion.prepare.groups import Group
@@ -39,7 +38,8 @@ def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = 0) -> pat
         settings = resolve(settings)
         print(f"preparing  {settings.detector} on {settings.provider}, video decoded on {settings.decoder}")
         try:
-            with _held(folder):
+            busy = f"{folder} is being prepared by process {{process}}: wait for it, then run the same command again"
+            with held(folder / "lock", busy):
                 _fill(folder, clips, settings, group or max(GROUP, -(-len(clips) // MOST_SHARDS)))
         except OSError as error:
             raise UserError(
@@ -108,25 +108,6 @@ def _size_bytes(clip: Clip) -> int:
         return clip.path.stat().st_size
     except OSError:
         return 0
-
-
-@contextlib.contextmanager
-def _held(folder: pathlib.Path) -> Iterator[None]:
-    """Hold the cache folder; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                f"{folder} is being prepared by process {lock.read().strip() or 'unknown'}: "
-                "wait for it, then run the same command again"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 def summary(folder: pathlib.Path) -> dict[str, Any]:

@@ -21,9 +21,11 @@ def announced(environment: Mapping[str, str]) -> bool:
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
     """Join the other processes of this run where there are any, and say whether there are.
 
-    Flags come before the environment. Only the first process prints from here on. Raises UserError where some flags
-    are missing or the others cannot be reached.
+    Flags come before the environment, and `num_processes` 1 says that there are no others. Only the first process
+    prints from here on. Raises UserError where some flags are missing or the others cannot be reached.
     """
+    if num_processes == 1:
+        return False
     flags = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in flags.items() if value is None]
     if len(missing) == len(flags):

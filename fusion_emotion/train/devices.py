@@ -50,6 +50,14 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0))[0], tree)
 
 
+def any_process(said: bool) -> bool:
+    """Whether some process says so; every process must ask at the same point."""
+    if jax.process_count() == 1:
+        return said
+    counted = parallel(lambda flags: jax.lax.psum(flags, AXIS))(np.full(jax.local_device_count(), int(said)))
+    return bool(np.asarray(counted.addressable_data(0))[0])
+
+
 def share(batch_size: int) -> slice:
     """The part of a global batch that this process takes."""
     size = batch_size // jax.process_count()

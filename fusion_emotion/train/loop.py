@@ -70,7 +70,8 @@ class Setup:
         """A source's records on each device, or None where they are read from disk batch by batch."""
         rows = [row for windows in self.windows.values() for row in windows.rows]
         size = resident.size_bytes(rows, self.config["prepare"]["face_size"])
-        if not len(source.windows) or size > 1e9 * self.config["train"]["resident_gb"]:
+        too_large = size > 1e9 * self.config["train"]["resident_gb"] or not resident.can_be_indexed(rows)
+        if too_large or not len(source.windows):
             return None
         return devices.replicate(resident.load(source))
 
@@ -135,7 +136,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> None:
     config = setup.config["train"]
     every = setup.validate_every_steps
     keep = every * round(config["keep_every_epochs"] / config["validate_every_epochs"])
-    checkpoints = Checkpoints(workdir, keep_every_steps=keep)
+    checkpoints = Checkpoints(workdir, writes=True, keep_every_steps=keep)
     first = checkpoints.latest_step
     if first >= setup.n_steps or _out_of_patience(setup, checkpoints):
         checkpoints.close()
@@ -179,7 +180,8 @@ def train(setup: Setup, workdir: pathlib.Path) -> None:
             watcher.waited(time.perf_counter() - before)
             if step == first + 1:
                 step_fn, compile_s = devices.compiled(step_fn, state, sharded, corpus)
-                tqdm.write(f"compiled   the training step in {compile_s:.1f} s")
+                validator_s = validator.warm_up(state)
+                tqdm.write(f"compiled   the training step in {compile_s:.1f} s, the evaluation in {validator_s:.1f} s")
                 writer.strips(step, "train", source.with_media({k: v[:8] for k, v in batch.items()})["strip"])
                 watcher.resume()
             profile.before(step)
@@ -206,37 +208,43 @@ def train(setup: Setup, workdir: pathlib.Path) -> None:
                         devices.unreplicate(state), batches, {**row, "score": score(row) if row else NOT_VALIDATED}
                     )
                 except UserError as error:
-                    if config["on_full_disk"] == "stop" or stopping:
+                    if config["on_full_disk"] == "stop" or stopping or step == setup.n_steps:
                         raise
                     tqdm.write(f"warning: {error}")
                 watcher.resume()
             bar.update()
-            # The last validation may have taken a signal, which no step then told of.
-            if stopping or (signals.received and step == setup.n_steps):
-                checkpoints.close()
-                raise signals.stopped(step, setup.n_steps)
-            if validating and _out_of_patience(setup, checkpoints):
-                tqdm.write(f"stopping early: no better validation UAR since step {checkpoints.best_step}")
+            if stopping:
                 break
+            if validating and _out_of_patience(setup, checkpoints):
+                tqdm.write(f"stopping early: the best validation is still that of step {checkpoints.best_step}")
+                break
+        # The last validation may have taken a signal, which no step then told the other processes of.
+        stopping = devices.any_process(bool(signals.received) or stopping)
     checkpoints.close()
+    if stopping:
+        raise signals.stopped(step, setup.n_steps)
 
 
 def _out_of_patience(setup: Setup, checkpoints: Checkpoints) -> bool:
-    """Whether the best validation is longer ago than the config waits."""
+    """Whether the best validation is longer ago than the config waits; asked of validated checkpoints alone."""
     patience = setup.config["train"]["patience_epochs"] * setup.steps_per_epoch
-    best = checkpoints.best_step
-    return bool(patience and best) and checkpoints.latest_step - best >= patience
+    best, latest = checkpoints.best_step, checkpoints.latest_step
+    return bool(patience and best) and checkpoints.is_validated(latest) and latest - best >= patience
 
 
 def _not_finite(bad: NotFinite, workdir: pathlib.Path, source: Source, names: list[str]) -> str:
     """Keep the batch of a step that gave no number, and say what is known."""
     path = workdir / f"bad_batch_step_{bad.step}_process_{jax.process_index()}.npz"
-    np.savez(path, **(bad.batch if "strip" in bad.batch else source.with_media(bad.batch)))
+    try:
+        np.savez(path, **(bad.batch if "strip" in bad.batch else source.with_media(bad.batch)))
+        kept = f"Its batch is in {path}"
+    except OSError as error:
+        kept = f"Its batch cannot be written to {path} ({error.strerror})"
     leaves = [name for name, finite in zip(names, bad.finite, strict=False) if not finite]
     where = f"the first gradient that is not finite is that of {leaves[0]}" if leaves else "the gradients are finite"
     return (
-        f"the loss is not a number at step {bad.step}; {where}. Its batch is in {path} and the checkpoint before is "
-        "whole: lower --config.train.learning_rate or set --config.train.clip_norm, and train in a new --workdir"
+        f"the loss is not a number at step {bad.step}; {where}. {kept}; no checkpoint holds what came of it: lower "
+        "--config.train.learning_rate or set --config.train.clip_norm, and train in a new --workdir"
     )
 
 
@@ -285,6 +293,13 @@ class Evaluator:
         self._step = devices.parallel(
             functools.partial(eval_step, model=setup.model, n_clips=len(self._source.windows.rows))
         )
+
+    def warm_up(self, state: TrainState) -> float:
+        """Compile, by evaluating a batch; the seconds it took."""
+        began = time.perf_counter()
+        batch = next(self._batches(self._source, media=self._corpus is None))
+        jax.block_until_ready(self._step(state, devices.shard(batch), self._corpus))
+        return time.perf_counter() - began
 
     def __call__(self, state: TrainState, source: Source | None = None) -> Outcome:
         """The outcome of a replicated state; a `source` of the same windows, changed ones, is read from disk."""

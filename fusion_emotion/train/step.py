@@ -123,7 +123,7 @@ def train_step(
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(place)
     batch = augment(batch, keys, recipe.augmentation, n_classes=model.n_classes, mel_shape=recipe.mel_shape)
     target = optax.smooth_labels(batch["target"], recipe.label_smoothing)
-    weight = (target @ jnp.array(recipe.class_weights) if recipe.class_weights else 1.0) * batch["mask"]
+    weight = (batch["target"] @ jnp.array(recipe.class_weights) if recipe.class_weights else 1.0) * batch["mask"]
     total = jax.lax.psum(weight.sum(), AXIS)
 
     def loss_of(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, Array, Array]]:

@@ -140,16 +140,20 @@ class Profile:
         check_profile(steps)
         self._folder = folder
         self._first, self._last = steps or (0, 0)
+        self._traces = False
 
     def before(self, step: int) -> None:
         """To be called before each step."""
         if step == self._first:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._traces = True
 
     def after(self, step: int, result: Any) -> str:
         """To be called with what each step gave; where the trace is, once it is complete."""
-        if not self._first <= step == self._last:
+        # A run that goes on between the two steps traces nothing.
+        if not self._traces or step < self._last:
             return ""
+        self._traces = False
         jax.block_until_ready(result)
         jax.profiler.stop_trace()
         return f"profile    {self._folder} (open its perfetto_trace.json.gz in https://ui.perfetto.dev)"

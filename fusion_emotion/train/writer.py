@@ -1,5 +1,6 @@
 """Metrics to JSON lines and TensorBoard."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fusion_emotion.errors import UserError
 
@@ -19,54 +22,64 @@ METRICS = "metrics.jsonl"
 class MetricsWriter:
     """Appends rows of metrics to a workdir; a resumed run first drops what came after its checkpoint.
 
-    Of several processes one `writes`; the others' rows go nowhere.
+    Of several processes one `writes`; the others' rows go nowhere. Raises UserError where the disk is full: nothing is
+    written behind the caller's back, as TensorBoard's usual writer does in a thread.
     """
 
     def __init__(self, workdir: pathlib.Path, *, resume_step: int = 0, writes: bool = True):
-        self._lines = self._board = None
+        self._path = workdir / METRICS
+        self._writes = writes
         kept = [row for row in read_metrics(workdir) if row["step"] <= resume_step]
         # Seconds count on where the run before stopped.
         self._began = time.perf_counter() - (kept[-1]["seconds"] if kept else 0.0)
         if not writes:
             return
-        path = workdir / METRICS
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(path)
-        self._lines = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        try:
+            partial = self._path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            partial.replace(self._path)
+            # Unbuffered: what a full disk refuses is not tried again when the file is closed.
+            self._lines = self._path.open("ab", buffering=0)
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            self._board = EventsWriter(str(workdir / "tensorboard" / "events"))
+            # TensorBoard then forgets what an earlier run wrote beyond its checkpoint.
+            self._board.write_event(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        except OSError as error:
+            raise self._full(error) from error
 
     def write(self, step: int, part: str, metrics: dict[str, float]) -> None:
-        """A row of `metrics` of a part (train, validation) at a step, with the seconds spent so far.
-
-        Raises UserError where the disk is full.
-        """
-        if self._lines is None or self._board is None:
-            return
+        """A row of `metrics` of a part (train, validation) at a step, with the seconds spent so far."""
         row = {"step": step, "part": part, "seconds": round(time.perf_counter() - self._began, 3), **metrics}
-        try:
-            self._lines.write(json.dumps(row) + "\n")
-            self._lines.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self._lines.name} cannot be written ({error.strerror}): make room, then run the same command again"
-            ) from error
-        for name, value in metrics.items():
-            self._board.add_scalar(f"{part}/{name}", value, step)
+        events = [summary.scalar(f"{part}/{name}", value) for name, value in metrics.items()]
+        self._append(step, events, line=json.dumps(row) + "\n")
 
     def confusion(self, step: int, part: str, confusion: Int[np.ndarray, "C C"], label_names: Sequence[str]) -> None:
         """TensorBoard's picture of a confusion matrix: a row for each label, white where all its clips are."""
         share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
         name = f"{part}/confusion, rows true and columns predicted: {', '.join(label_names)}"
-        self._picture(step, name, np.kron(255 * share, np.ones((32, 32))).astype(np.uint8)[..., None])
+        picture = np.kron(255 * share, np.ones((32, 32))).astype(np.uint8)[..., None]
+        self._append(step, [summary.image(name, picture, dataformats="HWC")])
 
     def strips(self, step: int, part: str, strips: UInt8[np.ndarray, "n S W 3"]) -> None:
         """TensorBoard's picture of some strips, one below the other."""
-        self._picture(step, f"{part}/strips", np.concatenate(list(strips)))
+        self._append(step, [summary.image(f"{part}/strips", np.concatenate(list(strips)), dataformats="HWC")])
 
-    def _picture(self, step: int, name: str, picture: UInt8[np.ndarray, "H W channels"]) -> None:
-        if self._board is not None:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+    def _append(self, step: int, summaries: Sequence[Any], *, line: str = "") -> None:
+        if not self._writes:
+            return
+        try:
+            self._lines.write(line.encode())
+            for each in summaries:
+                self._board.write_event(Event(wall_time=time.time(), step=step, summary=each))
+            self._board.flush()
+        except OSError as error:
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self._path} and what belongs to it cannot be written ({error.strerror}): "
+            "make room, then run the same command again"
+        )
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -74,9 +87,11 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lines is not None and self._board is not None:
+        if self._writes:
             self._lines.close()
-            self._board.close()
+            # What is left of a refused write would be refused once more; the run has said so already.
+            with contextlib.suppress(OSError):
+                self._board.close()
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
