@@ -51,6 +51,8 @@ def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[s
         *("", "protocol", "folds; seeds", "test clips (speakers)", "UAR [95 %]", "UAR, mean ± sd of folds", "WAR"),
         *("macro-F1", "chance UAR", "training"),
     )
+    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
+    rows = sorted(rows, key=lambda row: (protocols.index(row["protocol"]), row["system"] != "network"))
     cells = [
         (
             f"{row['corpus']}, " + (row["modalities"] or f"baseline {row['system']}"),
@@ -76,8 +78,10 @@ def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[s
         + (f" [{share(row['inflation_low'])}, {share(row['inflation_high'])}]" if row["inflation_low"] else "")
         + f" against {row['inflation_over']} for {row['corpus']}, {row['modalities'] or 'baseline ' + row['system']}"
         for row in rows
-        if row["inflation_over"]
+        if row["inflation_over"] and row["system"] != "majority"
     ]
+    # Cross-validations of other modalities on the same splits have the same baselines.
+    cells = list(dict.fromkeys(cells))
     return header, cells, ". Inflation: ".join([meaning, "; ".join(inflated)] if inflated else [meaning])
 
 
