@@ -50,9 +50,9 @@ class Video(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         if network == "patch":
-            for before, width, kernel, stride in ((3, 64, 4, 4), (64, 128, 2, 2), (128, 128, 3, 2), (128, 128, 3, 1)):
-                conv = nn.Conv2d(before, width, kernel, stride, padding=int(kernel == 3), bias=False)
-                layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(3, 64, 4, 4), nn.ReLU()]
+            for before, width in ((64, 96), (96, 128)):
+                layers += [nn.MaxPool2d(2), nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
             layers.append(nn.MaxPool2d(2))
         else:
             for before, kernel in ((3, 3), (32, 5), (32, 5)):
@@ -100,16 +100,13 @@ def with_parameters(model: Fusion, params: Mapping[str, Any]) -> Fusion:
         put(getattr(model.audio.lstm, f"weight_hh_l{layer}"), np.asarray(ours["recurrent"]).T)
         put(getattr(model.audio.lstm, f"bias_ih_l{layer}"), ours["input"]["bias"])
         getattr(model.audio.lstm, f"bias_hh_l{layer}").data.zero_()
-    kernels = [video[name]["patches"]["kernel"] for name in sorted(video) if name.startswith("PatchDense")]
-    convolutions = [video[name] for name in sorted(video) if name.startswith("Conv")]
-    kernels += [convolution["kernel"] for convolution in convolutions]
+    convolutions = [video[name]["patches"] for name in sorted(video) if name.startswith("PatchDense")]
+    convolutions += [video[name] for name in sorted(video) if name.startswith("Conv")]
     places = [layer for layer in model.video.convolutions if isinstance(layer, nn.Conv2d)]
-    for place, kernel in zip(places, kernels, strict=True):
-        height_width_in_out = np.asarray(kernel).reshape(*place.kernel_size, place.in_channels, place.out_channels)
-        put(place.weight, height_width_in_out.transpose(3, 2, 0, 1))
-    for place, convolution in zip(places, convolutions, strict=False):
-        if place.bias is not None:
-            put(place.bias, convolution["bias"])
+    for place, ours in zip(places, convolutions, strict=True):
+        kernel = np.asarray(ours["kernel"]).reshape(*place.kernel_size, place.in_channels, place.out_channels)
+        put(place.weight, kernel.transpose(3, 2, 0, 1))
+        put(place.bias, ours["bias"])
     for ours, theirs in ((video["Dense_0"], model.video.dense), (params["Dense_0"], model.head)):
         put(theirs.weight, np.asarray(ours["kernel"]).T)
         put(theirs.bias, ours["bias"])

@@ -278,24 +278,17 @@ def test_a_larger_share_of_lost_windows_takes_the_same_and_more(trained):
 
 def maps_by_hand(variables: Any, strip: np.ndarray) -> jax.Array:
     """The strip network up to its last ReLU."""
-    params, stats = variables["params"]["video"], variables["batch_stats"]["video"]
-
-    def normalised(x: jax.Array, i: int) -> jax.Array:
-        p, s = params[f"BatchNorm_{i}"], stats[f"BatchNorm_{i}"]
-        return jnp.maximum((x - s["mean"]) / jnp.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"], 0)
-
-    x = strip / 127.5 - 1
-    for i, size in enumerate((4, 2)):
-        kernel = params[f"PatchDense_{i}"]["patches"]["kernel"]
-        kernel = kernel.reshape(size, size, x.shape[-1], -1)
-        x = jax.lax.conv_general_dilated(x, kernel, (size, size), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        x = normalised(x, i)
-    for i, stride in enumerate((2, 1)):
-        kernel = params[f"Conv_{i}"]["kernel"]
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = normalised(x, i + 2)
+    params, pictures = variables["params"]["video"], ("NHWC", "HWIO", "NHWC")
+    stem = params["PatchDense_0"]["patches"]
+    x = jax.lax.conv_general_dilated(
+        strip / 127.5 - 1, stem["kernel"].reshape(4, 4, 3, -1), (4, 4), "VALID", dimension_numbers=pictures
+    )
+    x = jnp.maximum(x + stem["bias"], 0)
+    for i in range(2):
+        x = nn.max_pool(x, (2, 2), (2, 2))
+        layer = params[f"Conv_{i}"]
+        x = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=pictures)
+        x = jnp.maximum(x + layer["bias"], 0)
     return x
 
 

@@ -63,7 +63,7 @@ def test_wrong_flags_and_fields(launch, arguments, words):
     [
         ("prepare.detector", "eyes", ["insightface", "centerface"]),
         ("prepare.missing", "forget", ["quarantine", "keep"]),
-        ("prepare.face_size", 50, ["multiple of 8"]),
+        ("prepare.face_size", 50, ["multiple of 4"]),
         ("prepare.margin", -1.0, ["share"]),
         ("split.protocol", "lucky", ["random", "contiguous6"]),
         ("split.test_fraction", 1.5, ["between 0 and 1"]),

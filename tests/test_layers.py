@@ -258,7 +258,11 @@ def test_patches_are_a_convolution_whose_stride_is_its_size() -> None:
 
     def plain(params: Any, x: Any) -> Any:
         kernel = params["patches"]["kernel"].reshape(4, 4, 5, 7)
-        return jax.lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        pictures = ("NHWC", "HWIO", "NHWC")
+        return (
+            jax.lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=pictures)
+            + params["patches"]["bias"]
+        )
 
     def ours(params: Any, x: Any) -> Any:
         return net.apply({"params": params}, x)

@@ -69,7 +69,7 @@ def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | 
         dtype=dtype,
     )
     video = (
-        StripCNN(features=features, axis_name=axis_name, dtype=dtype)
+        StripCNN(features=features, dtype=dtype)
         if config["strip_network"] == "patch"
         else OriginalStripCNN(features=features, dtype=dtype)
     )

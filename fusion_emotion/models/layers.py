@@ -71,12 +71,12 @@ class PatchDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch H W in"]) -> Float[Array, "batch rows columns features"]:
-        """A dense layer without bias over each patch; H and W are multiples of `patch`."""
+        """A dense layer over each patch; H and W are multiples of `patch`."""
         batch, height, width, channels = x.shape
         p = self.patch
         x = x.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
         kernel_in = p * p * channels
-        y = nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="patches")(x.reshape(-1, kernel_in))
+        y = nn.Dense(self.features, dtype=self.dtype, name="patches")(x.reshape(-1, kernel_in))
         # The barrier, and two axes instead of four: without them XLA's CPU code writes the gradient of `y` once more,
         # transposed, before the product that makes the kernel's (a fifth of the network's step).
         y = jax.lax.optimization_barrier(y)

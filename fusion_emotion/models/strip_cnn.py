@@ -5,37 +5,32 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from fusion_emotion.models.layers import BatchNorm, PatchDense, Tap, max_pool
+from fusion_emotion.models.layers import PatchDense, Tap, max_pool
 
-PATCH_SIZES = range(32, 513, 8)  # face sizes that `StripCNN` divides into patches and can pool
+PATCH_SIZES = range(32, 513, 4)  # face sizes that `StripCNN` divides into patches and can pool
 
 
 class StripCNN(nn.Module):
     """A patch stem and convolutions at low resolution: what a CPU's convolutions do well, and a GPU's too.
 
-    4x4 patches become `widths[0]` channels and 2x2 patches of these `widths[1]`, each by one matrix product; then a 3x3
-    convolution of stride 2 and others of stride 1, all with batch normalisation; 2x2 max pooling; a dense layer.
-    docs/speed.md has what other shapes cost.
+    4x4 patches become `widths[0]` channels by one matrix product; then 2x2 max pooling and a 3x3 convolution for each
+    of the other widths, and pooling once more; a dense layer. docs/speed.md has what other shapes cost and recognise.
     """
 
     features: int = 200
-    widths: tuple[int, ...] = (64, 128, 128, 128)
-    axis_name: str | None = None
+    widths: tuple[int, ...] = (64, 96, 128)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, strip: UInt8[Array, "batch S W 3"], *, valid: Bool[Array, "batch"], train: bool
     ) -> Float[Array, "batch features"]:
-        """The features of each strip; `valid` marks those that count in the batch statistics."""
-        x = _scaled(strip, self.dtype)
-        stem, merge, *convolved = self.widths
-        for patch, width in ((4, stem), (2, merge)):
-            x = PatchDense(width, patch=patch, dtype=self.dtype)(x)
-            x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, valid=valid, train=train))
-        for layer, width in enumerate(convolved):
-            x = nn.Conv(width, (3, 3), strides=1 if layer else 2, padding=1, use_bias=False, dtype=self.dtype)(x)
-            x = nn.relu(BatchNorm(axis_name=self.axis_name)(x, valid=valid, train=train))
+        """The features of each strip; nothing in it depends on the batch."""
+        del valid, train
+        stem, *convolved = self.widths
+        x = nn.relu(PatchDense(stem, patch=4, dtype=self.dtype)(_scaled(strip, self.dtype)))
+        for width in convolved:
+            x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(max_pool(x)))
         x = max_pool(Tap(name="maps")(x))
         return nn.relu(nn.Dense(self.features, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
 
