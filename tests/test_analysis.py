@@ -59,7 +59,7 @@ class Trained:
 
 def trained_on(folder: pathlib.Path, workdir: pathlib.Path, **changes: Any) -> Trained:
     # Of 9 speakers 2 folds leave 5 to the test part: enough for intervals.
-    config = {"split__n_folds": 2, "train__epochs": 10, "augment__modality_dropout": 0.3, **changes}
+    config = {"split__n_folds": 2, "train__epochs": 30, "augment__modality_dropout": 0.3, **changes}
     setup = loop.Setup.create(run_tiny.settings(**config), folder)
     loop.train(setup, workdir)
     checkpoints = Checkpoints(workdir)

@@ -25,6 +25,7 @@ import urllib3
 
 from fusion_emotion.corpora.unpack import sync, unpack
 from fusion_emotion.errors import UserError, did_you_mean
+from fusion_emotion.locks import held
 
 RECORD = "1188976"
 CHANNELS = ("speech", "song", "both")
