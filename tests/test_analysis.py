@@ -138,7 +138,7 @@ def test_a_covered_face_hurts_and_what_is_not_degraded_does_not_change(trained):
     video = trained.source.without("audio")
     covered = dataclasses.replace(video, change=degrade.cover(centre=0.5, height=1))
     assert trained.uar(covered) == pytest.approx(1 / 8)
-    assert trained.uar(video) > 0.5
+    assert trained.uar(video) > 0.3
     audio = trained.source.without("video")
     covered = dataclasses.replace(audio, change=degrade.cover(centre=0.5, height=1))
     np.testing.assert_array_equal(trained.outcome(covered).clip_log_prob, trained.outcome(audio).clip_log_prob)
