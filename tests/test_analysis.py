@@ -27,6 +27,8 @@ from fusion_emotion.train import devices, loop
 from fusion_emotion.train.checkpoint import Checkpoints
 from fusion_emotion.train.step import TrainState
 
+pytestmark = pytest.mark.slow
+
 ALONE = {"audio": "audio alone", "video": "video alone"}
 
 

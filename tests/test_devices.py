@@ -103,6 +103,7 @@ def two_processes(records: pathlib.Path, workdir: pathlib.Path) -> list[subproce
     return [start(records, workdir, coordinator, "2", str(index), devices=2) for index in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_device(
     records: pathlib.Path, one_device: dict, tmp_path: pathlib.Path
 ) -> None:

@@ -55,6 +55,7 @@ def reference(sample_corpus, tmp_path_factory):
     return run.prepare(clips, settings, group=5)
 
 
+@pytest.mark.slow
 def test_killed_ten_times_it_ends_as_if_never_killed(sample_corpus, tmp_path, reference):
     rng = random.Random(0)
     settings = settings_of(tmp_path)

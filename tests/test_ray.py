@@ -55,6 +55,8 @@ from fusion_emotion import corpora
 from fusion_emotion.prepare import run
 from fusion_emotion.prepare.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 if __name__ == "__main__":
     root, settings, count, group = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     clips, _ = corpora.find_clips("sample", pathlib.Path(root), audio_alone=False, channel="speech")
