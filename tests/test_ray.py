@@ -32,6 +32,8 @@ needs_ray = pytest.mark.skipif(
 )
 GROUP = 4
 
+pytestmark = pytest.mark.slow
+
 # A process of its own, so that no thread, signal handler or variable of Ray stays with the other tests.
 CLUSTER = """
 import sys
@@ -54,8 +56,6 @@ import pathlib, sys
 from fusion_emotion import corpora
 from fusion_emotion.prepare import run
 from fusion_emotion.prepare.settings import Settings
-
-pytestmark = pytest.mark.slow
 
 if __name__ == "__main__":
     root, settings, count, group = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
