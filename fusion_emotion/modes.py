@@ -55,28 +55,19 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 def evaluate(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Restore the best checkpoint of the workdir, evaluate it, print and write the results and the report."""
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train, the same --workdir)")
-    _check_owner(config, workdir)
-    _evaluate(_set_up(config, workdir), workdir)
+    _evaluate(_set_up_again(config, workdir, left="checkpoints", by="train"), workdir)
 
 
 def report(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write the report of a workdir that has results."""
     from fusion_emotion.evaluate.evaluate import RESULTS
 
-    if not (workdir / RESULTS).is_file():
-        raise UserError(f"{workdir} holds no {RESULTS}: evaluate first (--mode=evaluate, the same --workdir)")
-    _check_owner(config, workdir)
-    _report(_set_up(config, workdir), workdir)
+    _report(_set_up_again(config, workdir, left=RESULTS, by="evaluate"), workdir)
 
 
 def analyse(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write what each modality is worth to the workdir's best checkpoint, where it looked, what its features hold."""
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoint: train first (--mode=train, the same --workdir)")
-    _check_owner(config, workdir)
-    setup = _set_up(config, workdir)
+    setup = _set_up_again(config, workdir, left="checkpoints", by="train")
     from fusion_emotion.evaluate import analysis
 
     print("\n" + analysis.text(analysis.analyse(setup, workdir)) + "\n")
@@ -119,12 +110,12 @@ def inspect(config: dict[str, Any], workdir: pathlib.Path) -> None:
     print(f"prepared: {folder / PREPARED}")
     if config["inspect"]["augment"]:
         from fusion_emotion.evaluate.gallery import write_gallery
-        from fusion_emotion.train.loop import augmentation
+        from fusion_emotion.input.augment import Augmentation
 
         write_gallery(
             folder,
             folder / AUGMENTATION,
-            augmentation(config),
+            Augmentation.from_config(config),
             modalities=config["model"]["modalities"],
             mfcc=config["model"]["mfcc"],
             corpus=config["data"]["corpus"],
@@ -279,11 +270,10 @@ def _root(data: dict[str, Any]) -> pathlib.Path:
 def _check(config: dict[str, Any]) -> None:
     """Raise UserError for what is wrong with a config whatever the data: a wrong name should not cost a preparation."""
     from fusion_emotion.corpora import protocols
+    from fusion_emotion.input.augment import Augmentation
     from fusion_emotion.models.fusion import create_model
     from fusion_emotion.models.strip_cnn import PATCH_SIZES
-    from fusion_emotion.train.loop import augmentation
-    from fusion_emotion.train.optimizer import check_settings
-    from fusion_emotion.train.watch import check_profile
+    from fusion_emotion.train import settings
 
     create_model(config["model"], n_classes=1)
     if config["model"]["strip_network"] == "patch" and (face_size := config["prepare"]["face_size"]) not in PATCH_SIZES:
@@ -291,9 +281,8 @@ def _check(config: dict[str, Any]) -> None:
             f"prepare.face_size={face_size} does not suit model.strip_network=patch: "
             f"choose a multiple of {PATCH_SIZES.step} from {PATCH_SIZES.start} px"
         )
-    check_settings(config["train"])
-    check_profile(config["profile"]["steps"])
-    augmentation(config)
+    settings.check(config)
+    Augmentation.from_config(config)
     for field, seed in (("seed", config["seed"]), ("split.seed", config["split"]["seed"])):
         if not 0 <= seed < 2**32:
             raise UserError(f"{field}={seed} is out of range: expected 0 to 2**32 - 1")
@@ -306,16 +295,16 @@ def _check(config: dict[str, Any]) -> None:
 
 def _check_owner(config: dict[str, Any], workdir: pathlib.Path, *, free: Collection[tuple[str, ...]] = ()) -> None:
     """Raise UserError if the workdir belongs to another config, which may differ in the fields `free`."""
-    if (workdir / CONFIG).exists():
-        changed = _differences(load_config(workdir), config, free=free)
-        differing = _differences(load_config(workdir), config, free={*free, *_ADJUSTABLE})
-        if differing:
-            raise UserError(
-                f"{workdir} belongs to another config ({'; '.join(differing)}): "
-                "choose another --workdir, or give the config it was made with"
-            )
-        for change in changed:
-            print(f"changed    {change}")
+    if not (workdir / CONFIG).exists():
+        return
+    changed = _differences(load_config(workdir), config, free=free)
+    if differing := [said for path, said in changed.items() if path not in _ADJUSTABLE]:
+        raise UserError(
+            f"{workdir} belongs to another config ({'; '.join(differing)}): "
+            "choose another --workdir, or give the config it was made with"
+        )
+    for said in changed.values():
+        print(f"changed    {said}")
 
 
 def _is_done(run: "Run") -> bool:
@@ -336,13 +325,15 @@ def _save_config(config: dict[str, Any], workdir: pathlib.Path) -> None:
         partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], *, free: Collection[tuple[str, ...]] = ()) -> list[str]:
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], *, free: Collection[tuple[str, ...]] = ()
+) -> dict[tuple[str, ...], str]:
     before, after = _leaves(old), _leaves(json.loads(json.dumps(new)))
-    return [
-        f"{'.'.join(path)} is {before.get(path)!r} there, {after.get(path)!r} here"
+    return {
+        path: f"{'.'.join(path)} is {before.get(path)!r} there, {after.get(path)!r} here"
         for path in sorted(before.keys() | after.keys())
         if path not in _FREE and path not in free and before.get(path) != after.get(path)
-    ]
+    }
 
 
 def _leaves(tree: Mapping[str, Any], *path: str) -> dict[tuple[str, ...], Any]:
@@ -351,6 +342,14 @@ def _leaves(tree: Mapping[str, Any], *path: str) -> dict[tuple[str, ...], Any]:
     for name, value in tree.items():
         found |= _leaves(value, *path, name) if isinstance(value, dict) else {(*path, name): value}
     return found
+
+
+def _set_up_again(config: dict[str, Any], workdir: pathlib.Path, *, left: str, by: str) -> "Setup":
+    """The set-up of what mode `by` left in a workdir. Raises UserError where it did not, or for another config."""
+    if not (workdir / left).exists():
+        raise UserError(f"{workdir} holds no {left}: {by} first (--mode={by}, the same --workdir)")
+    _check_owner(config, workdir)
+    return _set_up(config, workdir)
 
 
 def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":

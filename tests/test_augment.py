@@ -1,5 +1,6 @@
 """Each augmentation does what its name and number say, by example and not by device."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ import tiny
 from configs import ravdess
 from fusion_emotion import modes
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, gallery
+from fusion_emotion.evaluate import gallery
 from fusion_emotion.input import augment as module
 from fusion_emotion.input.augment import Augmentation, augment, check_share
 from fusion_emotion.models.fusion import create_model
@@ -90,9 +91,9 @@ def test_off_changes_nothing_but_adds_the_target() -> None:
 
 
 def test_the_config_has_every_field_and_all_is_off() -> None:
-    section = ravdess.get_config().augment.to_dict()
-    assert Augmentation.from_config(section, modalities="audio+video", n_mels=80) == Augmentation()
-    assert set(section) == {field.name for field in dataclasses.fields(Augmentation)}
+    config = ravdess.get_config().to_dict()
+    assert Augmentation.from_config(config) == Augmentation()
+    assert set(config["augment"]) == {field.name for field in dataclasses.fields(Augmentation)}
     assert Augmentation(**ALL).on == tuple(ALL)
 
 
@@ -429,15 +430,18 @@ def test_the_shape_and_the_two_halves_of_the_mfcc(settings: dict[str, Any]) -> N
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: Any, expected: str) -> None:
-    section = {**ravdess.get_config().augment.to_dict(), field: value}
+    config = ravdess.get_config().to_dict()
+    config["augment"][field] = value
     with pytest.raises(UserError, match=rf"^augment\.{field}=[^\n]*{expected}[^\n]*$"):
-        Augmentation.from_config(section, modalities="audio+video", n_mels=80)
+        Augmentation.from_config(config)
 
 
 def test_a_lone_modality_cannot_be_lost() -> None:
-    section = {**ravdess.get_config().augment.to_dict(), "modality_dropout": 0.2}
+    config = ravdess.get_config()
+    config.augment.modality_dropout = 0.2
+    config.model.modalities = "audio"
     with pytest.raises(UserError, match=r"^augment\.modality_dropout=0\.2 needs model\.modalities=audio\+video"):
-        Augmentation.from_config(section, modalities="audio", n_mels=80)
+        Augmentation.from_config(config.to_dict())
 
 
 def test_mixup_needs_pairs_on_every_device() -> None:
@@ -459,11 +463,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def hung(corpus: pathlib.Path, pictures: Any = None, modalities: str = "audio+video", **on: Any) -> str:
-    """The source of the page, without pictures unless the module that draws them is given."""
+def hung(
+    corpus: pathlib.Path,
+    notes: NoPictures | None = None,
+    *,
+    drawn: bool = False,
+    modalities: str = "audio+video",
+    **on: Any,
+) -> str:
+    """The source of the page, without pictures unless they are to be drawn."""
     path = corpus / "augmentation.html"
     mfcc_settings = ravdess.get_config().model.mfcc.to_dict()
-    with mock.patch.object(gallery, "figures", pictures or NoPictures()):
+    with contextlib.nullcontext() if drawn else (notes or NoPictures()).within(gallery):
         gallery.write_gallery(
             corpus, path, Augmentation(**on), modalities=modalities, mfcc=mfcc_settings, corpus="ravdess"
         )
@@ -476,7 +487,7 @@ def cards(source: str) -> list[str]:
 
 
 def test_the_gallery_shows_every_augmentation_of_four_clips_and_loads_nothing(corpus: pathlib.Path) -> None:
-    source = hung(corpus, figures)
+    source = hung(corpus, drawn=True)
     shown = Page(source)
     assert cards(source) == 4 * ["As it is", *(title for title, _ in gallery._TITLES.values())]
     assert len(set(re.findall(r"<h2>(\w+) <span", source))) == 4
@@ -491,15 +502,15 @@ def test_the_gallery_shows_every_augmentation_of_four_clips_and_loads_nothing(co
 
 
 def test_the_gallery_shows_what_the_config_has_and_draws_of_all_of_it(corpus: pathlib.Path) -> None:
-    pictures = NoPictures()
-    source = hung(corpus, pictures, flip=0.25, gain_db=3.0)
+    notes = NoPictures()
+    source = hung(corpus, notes, flip=0.25, gain_db=3.0)
     assert cards(source)[12:16] == ["Draw 1", "Draw 2", "Draw 3", "As it is"]
     rows = {row[1]: row[2:] for row in Page(source).rows if len(row) == 4}
     assert rows["augment.flip"] == ["on", "in 25 % of the windows"]
     assert rows["augment.gain_db"] == ["on", "up to 3 dB louder or quieter"]
     assert rows["augment.colour"][0] == "off"
-    played = [args[0] for name, args, _ in pictures.calls if name == "wav_uri"]
-    seen = [args[0] for name, args, _ in pictures.calls if name == "strip_uri"]
+    played = [args[0] for name, args, _ in notes.calls if name == "wav_uri"]
+    seen = [args[0] for name, args, _ in notes.calls if name == "strip_uri"]
     assert any(np.array_equal(faces(strip), faces(seen[0])[..., ::-1, :]) for strip in seen)
     # One of the sounds is the plain one times a factor, that of the strongest draw and so beyond 2 dB.
     plain = played[0].astype(float)
@@ -513,10 +524,10 @@ def test_the_gallery_shows_what_the_config_has_and_draws_of_all_of_it(corpus: pa
 
 
 def test_a_model_of_sound_is_shown_sound(corpus: pathlib.Path) -> None:
-    pictures = NoPictures()
-    source = hung(corpus, pictures, modalities="audio")
+    notes = NoPictures()
+    source = hung(corpus, notes, modalities="audio")
     assert not {"Mirrored", "Colour", "Crop", "Erased", "Modality dropout"} & set(cards(source))
-    assert not [name for name, *_ in pictures.calls if name == "strip_uri"]
+    assert not [name for name, *_ in notes.calls if name == "strip_uri"]
 
 
 def test_inspect_writes_the_gallery_where_it_is_asked_for(
@@ -524,6 +535,7 @@ def test_inspect_writes_the_gallery_where_it_is_asked_for(
 ) -> None:
     monkeypatch.setattr(modes, "prepared", lambda config: corpus)
     monkeypatch.setattr("fusion_emotion.evaluate.inspect.figures", NoPictures())
+    monkeypatch.setattr("fusion_emotion.evaluate.inspect.pictures", NoPictures())
     written = mock.Mock()
     monkeypatch.setattr(gallery, "write_gallery", written)
     config = ravdess.get_config()
@@ -540,7 +552,6 @@ def test_inspect_writes_the_gallery_where_it_is_asked_for(
 
 def test_a_gallery_that_cannot_be_written_is_a_user_error(corpus: pathlib.Path) -> None:
     with (
-        mock.patch.object(gallery, "figures", NoPictures()),
         mock.patch.object(gallery.page, "write", side_effect=OSError(28, "No space left on device")),
         pytest.raises(UserError, match=r"augmentation\.html cannot be written \(No space"),
     ):

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Dropout and augmentations must be keyed by example; on eight devices each has two windows, one of mixup's pairs. Noise
 # and colour are left to test_augment.py: their last bit depends on the shapes, and they then round to whole numbers.
 CONFIG = {
+    "model__features": 16,
     "train__epochs": 5,
     "train__log_every_steps": 1,
     "train__ema_decay": 0.9,
@@ -96,10 +97,14 @@ def test_the_number_of_devices_does_not_matter(
     same(curve(tmp_path), one_device)
 
 
-def two_processes(records: pathlib.Path, workdir: pathlib.Path) -> list[subprocess.Popen]:
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def two_processes(records: pathlib.Path, workdir: pathlib.Path) -> list[subprocess.Popen]:
+    coordinator = free_address()
     return [start(records, workdir, coordinator, "2", str(index), devices=2) for index in range(2)]
 
 
@@ -123,6 +128,50 @@ def test_two_processes_of_two_devices_are_one_device(
     for process in two_processes(records, tmp_path):
         trained(process)
     same(curve(tmp_path), one_device)
+
+
+@pytest.mark.slow
+def test_of_several_processes_all_end_when_the_one_that_writes_cannot(
+    records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    processes = two_processes(records, tmp_path)
+    run_tiny.without_room(processes[0])
+    said = [process.communicate(timeout=120)[1].strip().splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], said
+    assert "cannot be written" in said[0]
+    assert "(File too large); there is none before it" in said[0]
+    assert "(the first process says why)" in said[1]
+
+
+@pytest.mark.slow
+def test_the_readme_command_of_several_processes(sample_corpus: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Prepared by one process, trained and evaluated by two: one of them prints and writes."""
+    changes = {
+        "data.corpus": "ravdess",
+        "data.root": sample_corpus,
+        "prepare.cache": tmp_path / "cache",
+        "split.protocol": "takes",
+        "model.modalities": "audio",
+        "train.epochs": 2,
+    }
+    command = [sys.executable, "launch.py", "--config=configs/sample.py", f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.{field}={value}" for field, value in changes.items()]
+    flags = [f"--coordinator={free_address()}", "--num_processes=2"]
+
+    def begin(*more: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*command, *more], cwd=ROOT, env=run_tiny.environment(2), text=True, **pipes)
+
+    trained(begin("--mode=prepare"))
+    processes = [begin(*flags, f"--process_id={index}") for index in range(2)]
+    (said, errors), (other, other_errors) = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors + other_errors
+    assert "devices    4 x cpu, in 2 processes" in said
+    assert "UAR" in said
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in said
+    # Gloo speaks for itself.
+    assert all("Gloo" in line for line in other.splitlines()), other
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_a_batch_that_does_not_divide_is_an_error(records: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,18 +1,18 @@
 """Trainings that are killed, stopped, run out of disk or find a damaged checkpoint."""
 
+import dataclasses
 import json
 import pathlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import run_tiny
@@ -26,6 +26,7 @@ from fusion_emotion.train.writer import MetricsWriter, read_metrics
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Three steps an epoch, each with a checkpoint, and a row of metrics every second step: kills fall on any of them.
 CONFIG = {
+    "model__features": 16,
     "model__modalities": "audio",
     "train__epochs": 12,
     "train__validate_every_epochs": 1,
@@ -40,9 +41,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tiny.write(tmp_path_factory.mktemp("prepared") / "tiny")
 
 
-def start(
-    records: pathlib.Path, workdir: pathlib.Path, preexec: Callable[[], None] | None = None, **changes: object
-) -> subprocess.Popen:
+def start(records: pathlib.Path, workdir: pathlib.Path, **changes: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "tests/run_tiny.py", str(records), str(workdir), json.dumps({**CONFIG, **changes})],
         cwd=ROOT,
@@ -50,7 +49,6 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=preexec,
     )
 
 
@@ -144,18 +142,12 @@ def test_a_signal_saves_says_so_and_loses_nothing(
 WIDE = {"model__features": 200}
 
 
-def small_files() -> None:
-    """Files of this process cannot grow beyond 400 kB: the metrics fit, a checkpoint does not."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-
-
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_none(
     records: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     finish(start(records, tmp_path, **WIDE, train__epochs=2))
     before = newest(setup_of(records, **WIDE), tmp_path)[0]
-    process = start(records, tmp_path, small_files, **WIDE, train__epochs=4)
+    process = run_tiny.without_room(start(records, tmp_path, **WIDE, train__epochs=4))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     said = errors.strip().splitlines()[-1]
@@ -168,13 +160,40 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_none(
 
 
 def test_a_run_may_go_on_without_its_checkpoints_but_not_end(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    process = start(records, tmp_path, small_files, **WIDE, train__epochs=2, train__on_full_disk="go_on")
+    process = run_tiny.without_room(start(records, tmp_path, **WIDE, train__epochs=2, train__on_full_disk="go_on"))
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert output.count("warning: the checkpoint of step 3 cannot be written") == 1
     assert errors.strip().splitlines()[-1].startswith("error: the checkpoint of step 6 cannot be written")
     assert not list((tmp_path / "checkpoints").iterdir())
     assert [row["step"] for row in read_metrics(tmp_path) if row["part"] == "validation"] == [3, 6]
+
+
+def test_a_disk_that_fills_up_under_orbax_costs_that_checkpoint_alone(
+    records: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was room when it was asked for: Orbax's own failure half-way is swept up, and the next save works."""
+    setup = setup_of(records)
+    source = setup.source("train")
+    batches = loop.training_batches(source, batch_size=16, seed=0, random_starts=True, media=False)
+    first = jax.tree.map(np.asarray, setup.new_state(setup.optimizer()))
+    second = dataclasses.replace(first, step=first.step + 1)
+    checkpoints = Checkpoints(tmp_path, writes=True)
+
+    def half(self: ocp.CheckpointManager, step: int, **kwargs: object) -> None:
+        (tmp_path / "checkpoints" / f"{step}.orbax-checkpoint-tmp").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: no space left\nand forty lines more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", half)
+        with pytest.raises(
+            UserError, match=r"^the checkpoint of step 1 cannot be .*\(RESOURCE.* left\); there is none"
+        ):
+            checkpoints.save(second, batches, {"score": 0.5})
+    assert not list((tmp_path / "checkpoints").iterdir())
+    checkpoints.save(second, batches, {"score": 0.5})
+    assert checkpoints.latest_step == checkpoints.best_step == 1
+    checkpoints.close()
 
 
 def test_metrics_that_cannot_be_written_are_one_message(tmp_path: pathlib.Path) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import ctypes
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -22,10 +21,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
+from fusion_emotion import locks
 from fusion_emotion.corpora import protocols
 from fusion_emotion.errors import Stopped, UserError, did_you_mean
 from fusion_emotion.evaluate import predictions
@@ -119,46 +119,16 @@ def plan(config: dict[str, Any], workdir: pathlib.Path, folder: pathlib.Path) ->
     return runs
 
 
-@contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[int]:
-    """Hold a workdir, also for the processes that inherit the descriptor. Raises UserError where another does.
+def held(workdir: pathlib.Path) -> contextlib.AbstractContextManager[int]:
+    """Hold a workdir, also for the runs, which inherit the descriptor. Raises UserError where another process does.
 
     Runs whose cross-validation was killed save what they have and end: they are waited for.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + _STOP_WITHIN_S
-    with (workdir / ".lock").open("a+") as lock:
-        while not _locks(lock):
-            lock.seek(0)
-            holder = lock.read()
-            if _is_running(holder) or time.monotonic() > deadline:
-                raise UserError(
-                    f"{workdir} is in use by process {holder or 'unknown'} or the runs that it began: "
-                    "wait for them, then give the same command again"
-                )
-            time.sleep(_LOOK_EVERY_S)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock.fileno()
-
-
-def _locks(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_running(process_id: str) -> bool:
-    try:
-        os.kill(int(process_id), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    busy = (
+        f"{workdir} is in use by process {{process}} or the runs that it began: "
+        "wait for them, then give the same command again"
+    )
+    return locks.held(workdir / ".lock", busy, wait_for_heirs_s=_STOP_WITHIN_S)
 
 
 @contextlib.contextmanager

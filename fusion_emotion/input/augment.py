@@ -76,11 +76,10 @@ class Augmentation:
                 raise UserError(f"augment.{field}={getattr(self, field)!r} is out of range: expected {expected}")
 
     @classmethod
-    def from_config(cls, section: Mapping[str, Any], *, modalities: str, n_mels: int) -> "Augmentation":
-        """The settings of a config's `augment` section, for a model of `modalities` and `n_mels` mel bands.
-
-        Raises UserError for what is out of range or cannot work with that model.
-        """
+    def from_config(cls, config: Mapping[str, Any]) -> "Augmentation":
+        """The `augment` section of a config. Raises UserError for what is out of range or not for its model."""
+        section, modalities = config["augment"], config["model"]["modalities"]
+        n_mels = config["model"]["mfcc"]["n_mels"]
         pairs = {name: tuple(section[name]) for name in ("noise_snr_db", "erase_size")}
         settings = cls(**{**section, **pairs})
         if settings.mel_mask > n_mels:

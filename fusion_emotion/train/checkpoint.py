@@ -1,7 +1,9 @@
 """Orbax behind a few verbs: save, restore the newest, restore the best, close."""
 
+import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 import grain
@@ -11,6 +13,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from fusion_emotion.errors import UserError
+from fusion_emotion.train import devices
 from fusion_emotion.train.step import TrainState, leaf_names
 
 NOT_VALIDATED = -1.0  # the score of a checkpoint between two validations, below every other
@@ -69,9 +72,12 @@ class Checkpoints:
     def save(self, state: TrainState, batches: grain.DatasetIterator, metrics: dict[str, float]) -> None:
         """Save the state (numpy leaves) and the position of `batches`; returns when both are on disk.
 
-        Raises UserError if they cannot be written; what was saved before is then as it was.
+        Raises UserError, in every process, if they cannot be written; what was saved before is then as it was.
         """
         step = int(state.step)
+        refused = self._refused_room(state) if devices.leads() else ""
+        if devices.any_process(bool(refused)):
+            raise self._not_written(step, refused or "the first process says why")
         verbosity = logging.get_verbosity()
         # What goes wrong is told below, in one line, and by Orbax in a hundred.
         logging.set_verbosity(logging.FATAL)
@@ -94,13 +100,29 @@ class Checkpoints:
                     shutil.rmtree(half, ignore_errors=True)
                 # Orbax's sweep runs in a thread, and would meet the next save.
                 self._manager = self._open(sweep=False)
-            raise UserError(
-                f"the checkpoint of step {step} cannot be written to {self._folder} ({_reason(error)}); "
-                f"{self._before(step)}: make room, then run the same command again "
-                "(--config.train.on_full_disk=go_on trains on instead)"
-            ) from error
+            raise self._not_written(step, _reason(error)) from error
         finally:
             logging.set_verbosity(verbosity)
+
+    def _refused_room(self, state: TrainState) -> str:
+        """Why there is no room for a state; "" where there is.
+
+        Asked before Orbax writes: of a disk that is found full half-way its threads print many pages, and the other
+        processes of a run would wait for minutes.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                os.posix_fallocate(file.fileno(), 0, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    def _not_written(self, step: int, reason: str) -> UserError:
+        return UserError(
+            f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); "
+            f"{self._before(step)}: make room, then run the same command again "
+            "(--config.train.on_full_disk=go_on trains on instead)"
+        )
 
     def restore_latest(self, like: TrainState, batches: grain.DatasetIterator) -> TrainState:
         """The newest state, in the shapes of `like`; `batches` is moved to its position. Raises UserError."""

@@ -54,8 +54,13 @@ def any_process(said: bool) -> bool:
     """Whether some process says so; every process must ask at the same point."""
     if jax.process_count() == 1:
         return said
-    counted = parallel(lambda flags: jax.lax.psum(flags, AXIS))(np.full(jax.local_device_count(), int(said)))
+    counted = parallel(_sum_over_devices)(np.full(jax.local_device_count(), int(said)))
     return bool(np.asarray(counted.addressable_data(0))[0])
+
+
+# A function of its own, so that it is compiled once.
+def _sum_over_devices(flags: jax.Array) -> jax.Array:
+    return jax.lax.psum(flags, AXIS)
 
 
 def share(batch_size: int) -> slice:

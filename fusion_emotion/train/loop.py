@@ -23,9 +23,9 @@ from fusion_emotion.input.windows import WINDOW_SAMPLES, Windows, split_windows,
 from fusion_emotion.models.fusion import FusionNet, create_model
 from fusion_emotion.models.layers import AXIS
 from fusion_emotion.models.mfcc import mel_shape
-from fusion_emotion.train import devices
+from fusion_emotion.train import devices, settings
 from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints, score
-from fusion_emotion.train.optimizer import check_settings, create_optimizer, create_schedule
+from fusion_emotion.train.optimizer import create_optimizer, create_schedule
 from fusion_emotion.train.step import (
     EvalSums,
     Recipe,
@@ -54,9 +54,9 @@ class Setup:
     @classmethod
     def create(cls, config: Mapping[str, Any], folder: pathlib.Path) -> "Setup":
         """Read the manifest in `folder`, draw the split and name the model. Raises UserError."""
-        check_settings(config["train"])
+        settings.check(config)
         devices.check_batch_size(config["train"]["batch_size"])
-        check_share(augmentation(config), config["train"]["batch_size"] // jax.device_count())
+        check_share(Augmentation.from_config(config), config["train"]["batch_size"] // jax.device_count())
         names = corpora.label_names(config["data"]["corpus"])
         rows, set_aside = usable_rows(folder, config["model"]["modalities"])
         model = create_model(config["model"], n_classes=len(names), axis_name=AXIS)
@@ -108,7 +108,7 @@ class Setup:
             seed=self.config["seed"],
             row_steps=train["log_every_steps"],
             mel_shape=mel_shape(WINDOW_SAMPLES, **self.config["model"]["mfcc"]),
-            augmentation=augmentation(self.config),
+            augmentation=Augmentation.from_config(self.config),
             label_smoothing=train["label_smoothing"],
             class_weights=tuple(weights.tolist()) if train["class_weights"] else (),
             ema_decay=train["ema_decay"],
@@ -118,13 +118,6 @@ class Setup:
         """The optimizer of the config, with its schedule over the run."""
         schedule = create_schedule(self.config["train"], n_steps=self.n_steps, steps_per_epoch=self.steps_per_epoch)
         return create_optimizer(self.config["train"], schedule)
-
-
-def augmentation(config: Mapping[str, Any]) -> Augmentation:
-    """The augmentation of a config. Raises UserError."""
-    return Augmentation.from_config(
-        config["augment"], modalities=config["model"]["modalities"], n_mels=config["model"]["mfcc"]["n_mels"]
-    )
 
 
 def train(setup: Setup, workdir: pathlib.Path) -> None:
@@ -170,8 +163,8 @@ def train(setup: Setup, workdir: pathlib.Path) -> None:
         Signals() as signals,
         MetricsWriter(workdir, resume_step=first, writes=devices.leads()) as writer,
         tqdm(total=setup.n_steps, initial=first, desc="training", unit="step", disable=not devices.leads()) as bar,
+        Profile(workdir / "profile", setup.config["profile"]["steps"]) as profile,
     ):
-        profile = Profile(workdir / "profile", setup.config["profile"]["steps"])
         watcher = Watcher(setup.config["train"], setup.steps_per_epoch, writer=writer, bar=bar)
         for step in range(first + 1, setup.n_steps + 1):
             before = time.perf_counter()
@@ -186,8 +179,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> None:
                 watcher.resume()
             profile.before(step)
             state, report = step_fn(state, sharded, corpus)
-            if traced := profile.after(step, state):
-                tqdm.write(traced)
+            profile.after(step, state)
             # One step ahead of the device and no more, so that the bar tells the truth.
             try:
                 stopping = watcher.look(step, report, batch)

@@ -1,40 +1,10 @@
 """Names to an optax optimizer."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
-
-from fusion_emotion.errors import UserError, did_you_mean
-
-SCHEDULES = ("cosine", "constant")
-FULL_DISK = ("stop", "go_on")
-
-
-def check_settings(train: Mapping[str, Any]) -> None:
-    """Raise UserError for a value of a config's `train` section that cannot be meant."""
-    for field, names in (("schedule", SCHEDULES), ("on_full_disk", FULL_DISK)):
-        if train[field] not in names:
-            raise did_you_mean(f"train.{field}", train[field], names)
-    positive = ("batch_size", "epochs", "learning_rate", "validate_every_epochs", "log_every_steps", "accumulate_steps")
-    at_least_zero = ("warmup_epochs", "weight_decay", "clip_norm", "keep_every_epochs", "patience_epochs")
-    for field in (*positive, *at_least_zero, "resident_gb"):
-        low = field not in positive
-        if not math.isfinite(train[field]) or train[field] < 0 or (train[field] == 0 and not low):
-            raise UserError(
-                f"train.{field}={train[field]} is out of range: expected {'0 or more' if low else 'more than 0'}"
-            )
-    for field in ("label_smoothing", "ema_decay"):
-        if not 0 <= train[field] < 1:
-            raise UserError(f"train.{field}={train[field]} is out of range: expected 0 to below 1")
-    keep, validate = train["keep_every_epochs"], train["validate_every_epochs"]
-    if not math.isclose(keep / validate, round(keep / validate)):
-        raise UserError(
-            f"train.keep_every_epochs={keep} is not a multiple of train.validate_every_epochs={validate}: "
-            "checkpoints are saved when the model is validated"
-        )
 
 
 def create_schedule(train: Mapping[str, Any], *, n_steps: int, steps_per_epoch: float) -> optax.Schedule:

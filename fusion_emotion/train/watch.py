@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from fusion_emotion.errors import Stopped, UserError
+from fusion_emotion.errors import Stopped
 from fusion_emotion.input.batches import Batch
 from fusion_emotion.train import devices
 from fusion_emotion.train.step import Report
@@ -134,13 +134,18 @@ class Signals:
 
 
 class Profile:
-    """Traces a run's steps `first` to `last` into a folder that Perfetto and TensorBoard open; () traces none."""
+    """Traces a run's steps `first` to `last` into a folder that Perfetto and TensorBoard open; () traces none.
+
+    Within it, so that a run that ends before `last` still leaves what was traced.
+    """
 
     def __init__(self, folder: pathlib.Path, steps: Sequence[int]):
-        check_profile(steps)
         self._folder = folder
         self._first, self._last = steps or (0, 0)
         self._traces = False
+
+    def __enter__(self) -> "Profile":
+        return self
 
     def before(self, step: int) -> None:
         """To be called before each step."""
@@ -148,20 +153,20 @@ class Profile:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._traces = True
 
-    def after(self, step: int, result: Any) -> str:
-        """To be called with what each step gave; where the trace is, once it is complete."""
+    def after(self, step: int, result: Any) -> None:
+        """To be called with what each step gave."""
         # A run that goes on between the two steps traces nothing.
-        if not self._traces or step < self._last:
-            return ""
+        if self._traces and step >= self._last:
+            jax.block_until_ready(result)
+            self._end()
+
+    def _end(self) -> None:
         self._traces = False
-        jax.block_until_ready(result)
         jax.profiler.stop_trace()
-        return f"profile    {self._folder} (open its perfetto_trace.json.gz in https://ui.perfetto.dev)"
+        tqdm.write(f"profile    {self._folder} (open its perfetto_trace.json.gz in https://ui.perfetto.dev)")
 
-
-def check_profile(steps: Sequence[int]) -> None:
-    """Raise UserError unless `steps` is () or the first and the last step to trace."""
-    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
-        raise UserError(
-            f"profile.steps={tuple(steps)} is not the first and the last step to trace, for example (10, 20)"
-        )
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._traces:
+            self._end()
