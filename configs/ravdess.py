@@ -39,10 +39,8 @@ def get_config() -> ConfigDict:
 
     config.prepare = prepare = ConfigDict()
     prepare.detector = "insightface"  # insightface, centerface (embedded, no download)
-    prepare.detector_sizes = (
-        192,
-        512,
-    )  # longer side of the detector's input, px; the next where one finds no face
+    # longer side of the detector's input, px; the next where one finds no face
+    prepare.detector_sizes = (192, 512)
     prepare.detector_threshold = 0.5
     prepare.insightface_pack = "buffalo_sc"
     prepare.insightface_root = "~/.insightface"
@@ -102,7 +100,7 @@ def get_config() -> ConfigDict:
     train.patience_epochs = 0  # stop when the best validation (UAR, then loss) is this long ago; 0: never
     train.validate_every_epochs = 5  # and save a checkpoint
     train.keep_every_epochs = 0  # keep these checkpoints beside the newest and the best; 0: only those two
-    train.on_full_disk = "stop"  # when a checkpoint cannot be written: stop, go_on (a single process alone)
+    train.on_full_disk = "stop"  # when a checkpoint cannot be written: stop, go_on (but for the last one)
     train.resident_gb = 4.0  # a prepared corpus up to this size lies on each device; a larger one is read as it goes
     train.log_every_steps = 10
 

@@ -140,7 +140,7 @@ def test_a_covered_face_hurts_and_what_is_not_degraded_does_not_change(trained):
     video = trained.source.without("audio")
     covered = dataclasses.replace(video, change=degrade.cover(centre=0.5, height=1))
     assert trained.uar(covered) == pytest.approx(1 / 8)
-    assert trained.uar(video) > 0.3
+    assert trained.uar(video) > 0.5
     audio = trained.source.without("video")
     covered = dataclasses.replace(audio, change=degrade.cover(centre=0.5, height=1))
     np.testing.assert_array_equal(trained.outcome(covered).clip_log_prob, trained.outcome(audio).clip_log_prob)
@@ -301,7 +301,7 @@ def heard_by_hand(variables: Any, db: jax.Array) -> jax.Array:
     dct = jnp.sqrt(2 / 80) * jnp.cos(jnp.pi * k * (2 * n + 1) / 160) * jnp.where(k == 0, jnp.sqrt(0.5), 1)
     norm = params["BatchNorm_0"]
     x = (db @ dct.T - stats["mean"]) / jnp.sqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"]
-    return LSTM(16).apply({"params": params["LSTM_0"]}, x)[:, -1]
+    return LSTM(200).apply({"params": params["LSTM_0"]}, x)[:, -1]
 
 
 def logits_by_hand(variables: Any, db: jax.Array, maps: jax.Array) -> jax.Array:
@@ -389,7 +389,7 @@ def test_features_are_what_the_head_gets(trained):
     setup, variables = trained.setup, trained.state.variables
     source = setup.source("test")
     features = embeddings.clip_features(setup.model, variables, source, batch_size=7)
-    assert features.shape == (source.windows.n_clips, 32)
+    assert features.shape == (source.windows.n_clips, 400)
     head = variables["params"]["Dense_0"]
     for clip in (0, 17):
         windows = [source.window(int(i)) for i in np.flatnonzero(source.windows.clip == clip)]
@@ -496,7 +496,7 @@ def test_one_modality_and_one_speaker(folder, tmp_path):
 
 
 def test_a_workdir_without_a_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"holds no checkpoint: train first") as error:
+    with pytest.raises(UserError, match=r"holds no checkpoints: train first") as error:
         modes.MODES["analyse"](run_tiny.settings(), tmp_path)
     assert "\n" not in str(error.value)
 

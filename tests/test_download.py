@@ -27,7 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_emotion.corpora import download as download_module
-from fusion_emotion.corpora.download import Archive, Patience, download, plan
+from fusion_emotion.corpora import fetch as fetch_module
+from fusion_emotion.corpora.download import Archive, download, plan
+from fusion_emotion.corpora.fetch import Patience
 from fusion_emotion.corpora.unpack import unpack
 from fusion_emotion.errors import UserError
 
@@ -635,9 +637,9 @@ def test_retry_after_is_honoured_up_to_the_cap(
 
 
 def test_retry_after_as_a_date() -> None:
-    seconds = download_module._retry_after_s(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 90)))
+    seconds = fetch_module._retry_after_s(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 90)))
     assert 85 < seconds <= 90
-    assert download_module._retry_after_s("soon") == download_module._retry_after_s("") == 0
+    assert fetch_module._retry_after_s("soon") == fetch_module._retry_after_s("") == 0
 
 
 def test_archives_come_over_as_many_connections_as_asked_for(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """The page of a prepared corpus against corpora whose every number and picture the test knows."""
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -22,7 +23,7 @@ from configs import ravdess
 from fusion_emotion import modes
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, inspect, page
+from fusion_emotion.evaluate import figures, inspect, page, pictures
 from fusion_emotion.input.batches import cut
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, encode, read_rows, write_rows
 from test_report import NO_PICTURE, NO_SOUND, NoPictures, Page, record_of
@@ -63,9 +64,9 @@ def records_of(count: int, **changes: Any) -> list[Record]:
     ]
 
 
-def written(folder: pathlib.Path, pictures: Any = None) -> str:
-    """The source of the page, without pictures unless the module that draws them is given."""
-    with mock.patch.object(inspect, "figures", pictures or NoPictures()):
+def written(folder: pathlib.Path, notes: NoPictures | None = None, *, drawn: bool = False) -> str:
+    """The source of the page, without pictures unless they are to be drawn."""
+    with contextlib.nullcontext() if drawn else (notes or NoPictures()).within(inspect):
         inspect.write_prepared(folder, folder / "prepared.html")
     return (folder / "prepared.html").read_text(encoding="utf-8")
 
@@ -88,16 +89,16 @@ def corpus(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_nothing_is_loaded_from_elsewhere_and_the_bytes_are_always_the_same(tmp_path: pathlib.Path) -> None:
     folder = tiny.write(tmp_path / "ravdess-0", takes=2)
     (folder / "settings.json").write_text(json.dumps(SETTINGS))
-    source = written(folder, figures)
-    pictures = Page(source).loads
+    source = written(folder, drawn=True)
+    loads = Page(source).loads
     # 24 random strips, 12 of the most jitter, 3 times 6 sounds, 5 histograms; none of the 96 clips lacks a face.
-    assert len(pictures) == 24 + 12 + 18 + 5
-    assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,[\w+/]{500}", address) for address in pictures)
+    assert len(loads) == 24 + 12 + 18 + 5
+    assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,[\w+/]{500}", address) for address in loads)
     assert not re.search(r"https?://|url\(|@import|<script|<link|<iframe|javascript:", source)
     assert len(source.encode()) < 4_000_000
     assert str(tmp_path) not in source
     assert "/home/someone" not in source
-    assert written(folder, figures) == source
+    assert written(folder, drawn=True) == source
 
 
 def test_counts_of_every_group(tmp_path: pathlib.Path) -> None:
@@ -139,9 +140,9 @@ def test_measures_are_of_the_clips_that_have_them(tmp_path: pathlib.Path) -> Non
 
 
 def test_histograms_are_of_the_known_values(tmp_path: pathlib.Path) -> None:
-    pictures = NoPictures()
-    written(make(tmp_path / "c", records_of(4), {0: {**LOST, "reason": "gone"}, 1: {"jitter": 0.03}}), pictures)
-    drawn = {kwargs["xlabel"].split(" (")[0]: args[0] for name, args, kwargs in pictures.calls if name == "histogram"}
+    notes = NoPictures()
+    written(make(tmp_path / "c", records_of(4), {0: {**LOST, "reason": "gone"}, 1: {"jitter": 0.03}}), notes)
+    drawn = {kwargs["xlabel"].split(" (")[0]: args[0] for name, args, kwargs in notes.calls if name == "histogram"}
     assert list(drawn) == ["face found", "box jitter", "length", "loudness", "peak"]
     np.testing.assert_allclose(drawn["box jitter"], [3, 0, 0])
     np.testing.assert_allclose(drawn["loudness"], [-21, -22, -23])
@@ -225,22 +226,22 @@ def test_random_clips_do_not_depend_on_the_order_of_the_manifest(tmp_path: pathl
 def test_strips_are_the_windows_that_training_sees(tmp_path: pathlib.Path) -> None:
     [record] = records_of(1)
     record = dataclasses.replace(record, face_found=np.arange(15) != 9, label=5)
-    pictures = NoPictures()
-    source = written(make(tmp_path / "c", [record]), pictures)
-    strips = [args[0] for name, args, _ in pictures.calls if name == "strip_uri"]
+    notes = NoPictures()
+    source = written(make(tmp_path / "c", [record]), notes)
+    strips = [args[0] for name, args, _ in notes.calls if name == "strip_uri"]
     # The middle window; the first that holds the time without a face; that around the jerk, of which there is none.
     for strip, start in zip(strips, (5, 5, 0), strict=True):
         np.testing.assert_array_equal(strip, cut(record, start)["strip"])
     assert source.count('<span style="left: 80%"><i>no face</i></span>') == 2
     assert "<b>fearful</b> found 93 %, jitter 0.00 %" in source
-    [sound] = {args[0].tobytes() for name, args, _ in pictures.calls if name == "sound"}
+    [sound] = {args[0].tobytes() for name, args, _ in notes.calls if name == "sound"}
     assert sound == record.waveform.tobytes()
 
 
 def test_of_a_long_sound_only_the_beginning_is_drawn(tmp_path: pathlib.Path) -> None:
-    pictures = NoPictures()
-    written(make(tmp_path / "c", records_of(1, waveform=np.arange(200_000, dtype=np.int16))), pictures)
-    drawn = [args[0] for name, args, _ in pictures.calls if name == "sound"]
+    notes = NoPictures()
+    written(make(tmp_path / "c", records_of(1, waveform=np.arange(200_000, dtype=np.int16))), notes)
+    drawn = [args[0] for name, args, _ in notes.calls if name == "sound"]
     assert {len(waveform) for waveform in drawn} == {160_000}
 
 
@@ -316,7 +317,7 @@ def test_one_short_clip(tmp_path: pathlib.Path, n_times: int) -> None:
         "box": np.ones((n_times, 4), np.float32),
         "waveform": np.ones(3200 * n_times, np.int16),
     }
-    source = written(make(tmp_path / "c", records_of(1, **short)), figures)
+    source = written(make(tmp_path / "c", records_of(1, **short)), drawn=True)
     assert source.count("<i>past the end</i>") == 2 * (5 - n_times)
     assert shown(source, "Random clips") == ["clip-00"]
 
@@ -369,7 +370,7 @@ def test_an_unreadable_folder_is_a_user_error(corpus: pathlib.Path, name: str, c
 
 def test_a_page_that_cannot_be_written_is_a_user_error(corpus: pathlib.Path) -> None:
     with (
-        mock.patch.object(inspect, "figures", NoPictures()),
+        NoPictures().within(inspect),
         pytest.raises(UserError, match=r"nowhere/prepared\.html cannot be written"),
     ):
         inspect.write_prepared(corpus, corpus / "nowhere" / "prepared.html")
@@ -380,6 +381,7 @@ def test_the_mode_writes_beside_the_records(
 ) -> None:
     monkeypatch.setattr(modes, "prepared", lambda config: corpus)
     monkeypatch.setattr(inspect, "figures", NoPictures())
+    monkeypatch.setattr(inspect, "pictures", NoPictures())
     workdir = corpus.parent / "run"
     modes.MODES["inspect"](ravdess.get_config().to_dict(), workdir)
     assert (corpus / "prepared.html").is_file()
@@ -403,16 +405,24 @@ def test_a_histogram_of_equal_values(values: list[float]) -> None:
 
 
 def test_a_sound_is_drawn_to_its_own_peak_over_its_length() -> None:
-    below, above = figures.sound((1000 * np.sin(np.arange(32_000))).astype(np.int16)).axes
+    below, above = pictures.sound((1000 * np.sin(np.arange(32_000))).astype(np.int16)).axes
     assert above.get_ylim() == (-999, 999)
     assert above.get_xlim() == below.get_xlim() == (0, 2)
     for waveform in (np.zeros(100, np.int16), np.ones(1, np.int16), np.full(9000, -32768, np.int16)):
-        assert figures.jpeg_uri(figures.sound(waveform)).startswith("data:image/jpeg")
+        assert pictures.jpeg_uri(pictures.sound(waveform)).startswith("data:image/jpeg")
+
+
+def test_a_strip_of_noise_is_a_picture_too():
+    noise = np.random.default_rng(0).integers(0, 256, (96, 480, 3), np.uint8)
+    data = base64.b64decode(pictures.strip_uri(noise).partition(",")[2])
+    shown = np.asarray(Image.open(io.BytesIO(data)))
+    assert shown.shape == noise.shape
+    assert np.abs(shown.astype(int) - noise).mean() < 20
 
 
 @pytest.mark.parametrize(("side", "height"), [(64, 64), (96, 96), (512, 96)])
 def test_a_strip_keeps_its_pixels_unless_it_is_large(side: int, height: int) -> None:
-    uri = figures.strip_uri(np.full((side, 5 * side, 3), (200, 100, 50), np.uint8))
+    uri = pictures.strip_uri(np.full((side, 5 * side, 3), (200, 100, 50), np.uint8))
     picture = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert picture.size == (5 * height, height)
     np.testing.assert_allclose(np.asarray(picture).reshape(-1, 3), [[200, 100, 50]] * (5 * height * height), atol=4)

@@ -81,3 +81,22 @@ def test_nothing_at_all_is_no_number_rather_than_an_error() -> None:
         assert np.isnan(metrics.uar(nothing))
         assert np.isnan(metrics.macro_f1(nothing))
         assert np.isnan(metrics.recalls(nothing)).all()
+
+
+@settings(deadline=None)
+@given(st.lists(answers(), min_size=1, max_size=3))
+def test_of_a_stack_each_is_measured_as_it_is_alone(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    each = [metrics.confusion_matrix(true, predicted, N_CLASSES) for true, predicted in pairs]
+    # Three times the counts measure the same; nothing at all and nothing but right answers are at the ends.
+    each += [3 * each[0], np.zeros_like(each[0]), np.eye(N_CLASSES, dtype=int)]
+    stack = np.stack(each).astype(float)
+    for measure in (metrics.recalls, metrics.uar, metrics.war, metrics.macro_f1, metrics.chance_level):
+        alone = [measure(confusion) for confusion in each]
+        np.testing.assert_array_equal(measure(stack), alone)
+        np.testing.assert_array_equal(measure(np.stack([stack, stack[::-1]])), [alone, alone[::-1]])
+        np.testing.assert_array_equal(alone[-3], alone[0])
+
+
+def test_of_one_matrix_a_measure_is_a_float() -> None:
+    for measure in (metrics.uar, metrics.war, metrics.macro_f1, metrics.chance_level):
+        assert type(measure(BY_HAND)) is float

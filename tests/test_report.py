@@ -1,6 +1,7 @@
 """The report against runs whose every number, clip and window the test knows."""
 
 import collections
+import contextlib
 import dataclasses
 import html
 import html.parser
@@ -9,6 +10,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -26,7 +28,7 @@ from fusion_emotion import metrics
 from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, report
+from fusion_emotion.evaluate import figures, pictures, report
 from fusion_emotion.evaluate.evaluate import PREDICTIONS, RESULTS, _measures
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.windows import windows_of
@@ -55,19 +57,24 @@ class Run:
     workdir: pathlib.Path
     results: dict[str, Any]
 
-    def report(self, *, pictures: Any = None) -> str:
-        """The report's source, without pictures unless the module that draws them is given."""
+    def report(self, *, notes: "NoPictures | None" = None, drawn: bool = False) -> str:
+        """The report's source, without pictures unless they are to be drawn."""
         path = self.workdir / "report.html"
-        with mock.patch.object(report, "figures", pictures or NoPictures()):
+        with contextlib.nullcontext() if drawn else (notes or NoPictures()).within(report):
             report.write_report(self.setup, self.workdir, path)
         return path.read_text(encoding="utf-8")
 
 
 class NoPictures:
-    """Stands for `figures`, whose drawing takes seconds, and notes what was to be drawn."""
+    """Stands for `figures` and `pictures`, whose drawing takes seconds, and notes what was to be drawn."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def within(self, module: types.ModuleType) -> contextlib.AbstractContextManager:
+        """Meanwhile `module` draws nothing."""
+        drawing = [name for name in ("figures", "pictures") if hasattr(module, name)]
+        return mock.patch.multiple(module, **dict.fromkeys(drawing, self))
 
     def __getattr__(self, name: str) -> Callable[..., str]:
         def note(*args: Any, **kwargs: Any) -> str:
@@ -250,7 +257,7 @@ def run(tmp_path: pathlib.Path) -> Run:
 
 
 def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
-    source = run.report(pictures=figures)
+    source = run.report(drawn=True)
     page = Page(source)
     assert len(page.loads) == 6 + 14
     assert all(re.match(r"data:image/(svg\+xml|jpeg);base64,[\w+/]{1000}", address) for address in page.loads)
@@ -341,9 +348,9 @@ def test_examples_mark_right_and_wrong_in_words(run: Run) -> None:
 
 
 def test_an_example_is_the_middle_window_of_its_clip(run: Run) -> None:
-    pictures = NoPictures()
-    run.report(pictures=pictures)
-    drawn = [(args, kwargs) for name, args, kwargs in pictures.calls if name == "example"]
+    notes = NoPictures()
+    run.report(notes=notes)
+    drawn = [(args, kwargs) for name, args, kwargs in notes.calls if name == "example"]
     source = run.setup.source("test")
     middles = [source.window(3 * clip + 1) for clip in range(14)]
     assert len(drawn) == 14
@@ -493,7 +500,7 @@ def test_curves_hold_the_data_and_the_chosen_epoch() -> None:
 
 def test_an_example_shows_the_strip_as_it_is_above_its_sound() -> None:
     strip = np.random.default_rng(0).integers(0, 256, (8, 40, 3)).astype(np.uint8)
-    figure = figures.example(strip, np.ones(16000, np.int16), start_s=2.0)
+    figure = pictures.example(strip, np.ones(16000, np.int16), start_s=2.0)
     above, below = figure.axes
     assert above.get_position().y0 > below.get_position().y1 - 1e-9
     np.testing.assert_array_equal(above.images[0].get_array(), strip)
@@ -508,24 +515,24 @@ def test_an_example_shows_the_strip_as_it_is_above_its_sound() -> None:
 def test_spectrogram_of_a_tone_and_of_silence() -> None:
     time_s = np.arange(16000) / 16000
     tone = (8000 * np.sin(2 * np.pi * 1000 * time_s)).astype(np.int16)
-    db = figures.spectrogram_db(tone)
+    db = pictures.spectrogram_db(tone)
     assert db.shape == (257, 126)
     assert db.max() == 0
     # 32 bins of 31.25 Hz are 1 kHz.
     assert set(db[:, 5:-5].argmax(axis=0)) == {32}
-    assert np.isfinite(figures.spectrogram_db(np.zeros(16000, np.int16))).all()
+    assert np.isfinite(pictures.spectrogram_db(np.zeros(16000, np.int16))).all()
 
 
 def test_the_same_data_give_the_same_bytes() -> None:
-    def pictures() -> tuple[str, str]:
+    def both() -> tuple[str, str]:
         lines = {"one": ([1.0, 2.0], [3.0, 4.0])}
         sound = np.arange(16000, dtype=np.int16)
         return (
             figures.svg_uri(figures.curves(lines, ylabel="loss (nats)", chosen_epoch=1.0)),
-            figures.jpeg_uri(figures.example(None, sound, start_s=0.0)),
+            pictures.jpeg_uri(pictures.example(None, sound, start_s=0.0)),
         )
 
-    assert pictures() == pictures()
+    assert both() == both()
 
 
 def test_matplotlib_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,5 +543,5 @@ def test_matplotlib_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     figures.svg_uri(figure)
     assert dict(matplotlib.rcParams) == before
     assert figure.get_facecolor() == (1, 1, 1, 1)
-    program = "import sys; from fusion_emotion.evaluate import figures; assert 'matplotlib.pyplot' not in sys.modules"
+    program = "import sys; from fusion_emotion.evaluate import pictures; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -3,26 +3,21 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import datetime
-import email.utils
+import functools
 import hashlib
 import importlib.resources
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
 import threading
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-import requests
 import tqdm
-import urllib3
 
+from fusion_emotion.corpora.fetch import FetchError, Patience, ask, fetch, held_bytes
 from fusion_emotion.corpora.unpack import sync, unpack
 from fusion_emotion.errors import UserError, did_you_mean
 from fusion_emotion.locks import held
@@ -32,18 +27,12 @@ CHANNELS = ("speech", "song", "both")
 MODALITIES = ("av", "v", "a")  # the video archives hold both av and v
 
 _STATE = ".downloaded"  # folder of the markers and the lock
-_BLOCK_BYTES = 1 << 18
-# Failures are counted anew once this much more than ever has come, so a line cut every minute gets through
-_PROGRESS_BYTES = 1 << 20
-_LEAST_BYTES_PER_S = 100  # less, over a whole time-out, is a stalled connection
 _MOST_API_BYTES = 5_000_000
 _LARGEST_ARCHIVE_BYTES = 600_000_000  # the record's largest has 596 MB
 _MOST_ARCHIVE_BYTES = 2_000_000_000  # whatever the server says
 # Unpacked size over archive size, rounded up: 1,440 wavs of 3.7 s at 96 kB/s come in 208 MB
 _EXPANSION = {"Audio": 3.0, "Video": 1.05}
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
-
-_T = TypeVar("_T")
+_PATIENCE = Patience()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,33 +43,6 @@ class Archive:
     url: str
     size_bytes: int | None
     md5: str | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long a server is borne with."""
-
-    attempts: int = 10  # failures in a row without progress
-    whole_fetches: int = 3  # of one archive that arrives whole but wrong
-    backoff_s: float = 1.0  # before the second attempt; doubled for each further one, and jittered
-    most_wait_s: float = 120.0  # cap of the backoff and of the server's Retry-After
-    timeout_s: float = 30.0  # to connect, and without a byte
-
-
-_PATIENCE = Patience()
-
-
-class _FailedError(Exception):
-    """An attempt failed; another may succeed, unless `final`."""
-
-    def __init__(self, reason: str, *, retry_after_s: float = 0.0, final: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_after_s = retry_after_s
-        self.final = final
-
-
-class _StoppedError(Exception):
-    """Another thread failed, or the user has had enough."""
 
 
 def plan(
@@ -97,10 +59,10 @@ def plan(
     names = _archive_names(channel=channel, modality=modality, actors=actors)
     # Waiting long for the API is no use: the table says the same
     patience = dataclasses.replace(patience, attempts=min(patience.attempts, 4))
-    stop = threading.Event()
+    record = f"{base_url}/api/records/{RECORD}"
     try:
-        listed = _patiently(lambda: _ask_record(base_url, names, patience, stop), patience=patience, stop=stop)
-    except _FailedError as error:
+        listed = ask(record, functools.partial(_described, names), most_bytes=_MOST_API_BYTES, patience=patience)
+    except FetchError as error:
         print(f"{base_url}: no use of the record's API ({error}): names and checksums are the packaged table's")
         listed = _table(base_url)
     return [listed[name] for name in names]
@@ -179,21 +141,16 @@ def _table(base_url: str) -> dict[str, Archive]:
     }
 
 
-def _ask_record(base_url: str, names: Sequence[str], patience: Patience, stop: threading.Event) -> dict[str, Archive]:
-    with (
-        requests.Session() as session,
-        _get(session, f"{base_url}/api/records/{RECORD}", offset=0, patience=patience) as response,
-    ):
-        body = b"".join(_blocks(response, limit=_MOST_API_BYTES, patience=patience, stop=stop))
+def _described(names: Sequence[str], body: bytes) -> dict[str, Archive]:
     try:
         files = {file["key"]: file for file in json.loads(body)["files"]}
-        return {name: _described(files[name]) for name in names}
+        return {name: _archive(files[name]) for name in names}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"its answer does not describe the record: {type(error).__name__} {error}"
-        raise _FailedError(reason) from error
+        raise FetchError(reason) from error
 
 
-def _described(file: dict) -> Archive:
+def _archive(file: dict) -> Archive:
     url, size, checksum = file["links"]["self"], file["size"], file["checksum"]
     if not re.match("https?://", url) or not isinstance(size, int) or size <= 0:
         raise ValueError(f"{file['key']} has the link {url!r} and the size {size!r}")
@@ -255,10 +212,6 @@ def _part(root: pathlib.Path, name: str) -> pathlib.Path:
     return root / f"{name}.part"
 
 
-def _size(path: pathlib.Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _fetch_all(
     root: pathlib.Path,
     archives: Sequence[Archive],
@@ -271,9 +224,9 @@ def _fetch_all(
         if (root / archive.name).exists():
             # Judged as a part is: taken if right, gone on from if short, fetched again if wrong
             os.replace(root / archive.name, _part(root, archive.name))
-    held = {archive.name: _size(_part(root, archive.name)) for archive in archives}
+    came = {archive.name: held_bytes(_part(root, archive.name)) for archive in archives}
     sizes = {archive.name: archive.size_bytes or _LARGEST_ARCHIVE_BYTES for archive in archives}
-    left = {name: max(0, size - held[name]) for name, size in sizes.items()}
+    left = {name: max(0, size - came[name]) for name, size in sizes.items()}
     unknown = sum(archive.size_bytes is None for archive in archives)
     print(
         f"RAVDESS: {len(archives)} archives, {sum(left.values()) / 1e9:.2f} GB to fetch into {root}"
@@ -289,7 +242,7 @@ def _fetch_all(
         )
 
     stop = threading.Event()
-    bar = _Bar(total=sum(sizes.values()), positions=held)
+    bar = _Bar(total=sum(sizes.values()), positions=came)
     faults = []
     with contextlib.closing(bar), concurrent.futures.ThreadPoolExecutor(connections) as pool:
         try:
@@ -323,7 +276,21 @@ def _install(
 ) -> None:
     part, whole = _part(root, archive.name), root / archive.name
     for _ in range(patience.whole_fetches):
-        _fetch(archive, part, patience=patience, bar=bar, stop=stop)
+        try:
+            fetch(
+                archive.url,
+                part,
+                size_bytes=archive.size_bytes,
+                most_bytes=_MOST_ARCHIVE_BYTES,
+                patience=patience,
+                moved=functools.partial(bar.move, archive.name),
+                stop=stop,
+            )
+        except FetchError as error:
+            raise UserError(
+                f"{archive.name}: {error}: check the connection and {archive.url}, and run the same command "
+                "again; what has come is kept"
+            ) from error
         with part.open("rb") as file:
             md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if archive.md5 not in (None, md5):
@@ -350,159 +317,3 @@ def _install(
         f"{archive.name}: fetched {patience.whole_fetches} times from {archive.url}, and it {fault}: the "
         f"server or a proxy alters it; get it another way, put it into {root} and run the same command again"
     )
-
-
-def _fetch(archive: Archive, part: pathlib.Path, *, patience: Patience, bar: _Bar, stop: threading.Event) -> None:
-    """Brings `part` to the archive's full length."""
-    with requests.Session() as session:
-        try:
-            _patiently(
-                lambda: _fetch_once(session, archive, part, patience=patience, bar=bar, stop=stop),
-                patience=patience,
-                stop=stop,
-                position=lambda: _size(part),
-            )
-        except _FailedError as error:
-            raise UserError(
-                f"{archive.name}: {error}: check the connection and {archive.url}, and run the same command "
-                "again; what has come is kept"
-            ) from error
-
-
-def _fetch_once(
-    session: requests.Session,
-    archive: Archive,
-    part: pathlib.Path,
-    *,
-    patience: Patience,
-    bar: _Bar,
-    stop: threading.Event,
-) -> None:
-    size, held = archive.size_bytes, _size(part)
-    if size is not None and held > size:
-        part.unlink()
-        held = 0
-    bar.move(archive.name, held)
-    if held == size:
-        return
-    with _get(session, archive.url, offset=held, patience=patience) as response:
-        total = _total_bytes(response)
-        if response.status_code == 200:  # the whole file, even where a range was asked for
-            held = 0
-        elif _start(response) != held or (size is not None and total not in (None, size)):
-            part.unlink(missing_ok=True)
-            answered = f"{response.status_code} with Content-Range {response.headers.get('Content-Range')!r}"
-            raise _FailedError(f"answered {answered} where byte {held} and on was asked for")
-        size = size or total  # a lie about the length comes out when the archive is unpacked
-        with part.open("ab" if held else "wb") as file:
-            limit = min(size or _MOST_ARCHIVE_BYTES, _MOST_ARCHIVE_BYTES) - held
-            for block in _blocks(response, limit=limit, patience=patience, stop=stop):
-                file.write(block)
-                file.flush()  # a kill loses nothing that the bar has counted
-                held += len(block)
-                bar.move(archive.name, held)
-    if held >= _MOST_ARCHIVE_BYTES:
-        part.unlink()
-        raise _FailedError(f"still no end after {held} bytes", final=True)
-    if size is not None and held < size:
-        raise _FailedError(f"the server ended after {held} of {size} bytes")
-
-
-def _get(session: requests.Session, url: str, *, offset: int, patience: Patience) -> requests.Response:
-    """The answer to a GET from byte `offset` on: of status 200, 206 or 416, its body not yet read."""
-    # A body compressed on the way would be neither of the announced length nor to be resumed
-    headers = {"User-Agent": "fusion_emotion", "Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    try:
-        response = session.get(url, headers=headers, stream=True, timeout=patience.timeout_s)
-    except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
-        raise _FailedError(f"no connection ({error})") from error
-    status = response.status_code
-    if status in (200, 206) or (status == 416 and offset):
-        return response
-    response.close()
-    raise _FailedError(
-        f"answered {status} {response.reason}",
-        retry_after_s=_retry_after_s(response.headers.get("Retry-After", "")),
-        # Zenodo says 403 to who asks too often
-        final=status not in (403, 408, 416, 429) and status < 500,
-    )
-
-
-def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    start, total = match.groups() if match else (None, None)
-    return int(start) if start else None, int(total) if total and total != "*" else None
-
-
-def _start(response: requests.Response) -> int | None:
-    """The byte that the body begins with: for 416, which has none, the end of the file."""
-    start, total = _content_range(response)
-    return total if response.status_code == 416 else start
-
-
-def _total_bytes(response: requests.Response) -> int | None:
-    """The length of the whole file as the server has it."""
-    if response.status_code != 200:
-        return _content_range(response)[1]
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
-
-
-def _retry_after_s(header: str) -> float:
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        then = email.utils.parsedate_to_datetime(header)
-    except (ValueError, OverflowError):
-        return 0.0
-    return (then.astimezone() - datetime.datetime.now().astimezone()).total_seconds()
-
-
-def _blocks(response: requests.Response, *, limit: int, patience: Patience, stop: threading.Event) -> Iterator[bytes]:
-    """The body as it comes in, `limit` bytes at most; ends where the server ends it."""
-    came, since = 0, time.monotonic()
-    while limit > 0:
-        try:
-            # read1 hands over what is there: a block still filling up would be lost with the connection
-            block = response.raw.read1(min(limit, _BLOCK_BYTES))
-        except (OSError, urllib3.exceptions.HTTPError) as error:
-            raise _FailedError(f"the connection broke ({error})") from error
-        if stop.is_set():
-            raise _StoppedError
-        if not block:
-            return
-        yield block
-        limit -= len(block)
-        came += len(block)
-        if (elapsed := time.monotonic() - since) > patience.timeout_s:
-            if came < _LEAST_BYTES_PER_S * elapsed:
-                raise _FailedError(f"only {came} bytes came in {elapsed:.0f} s")
-            came, since = 0, time.monotonic()
-
-
-def _patiently(
-    attempt: Callable[[], _T],
-    *,
-    patience: Patience,
-    stop: threading.Event,
-    position: Callable[[], int] = lambda: 0,
-) -> _T:
-    """What `attempt` returns in the end. Raises its last _FailedError once there is no hope left.
-
-    `position` says in bytes how far it has come, so that failures on the way forward do not add up for ever.
-    """
-    failures, farthest = 0, position()
-    while True:
-        try:
-            return attempt()
-        except _FailedError as error:
-            if position() >= farthest + _PROGRESS_BYTES:
-                failures, farthest = 0, position()
-            failures += 1
-            if error.final or failures >= patience.attempts:
-                raise
-            backoff_s = patience.backoff_s * 2 ** (failures - 1) * random.uniform(0.5, 1.5)
-            if stop.wait(min(patience.most_wait_s, max(backoff_s, error.retry_after_s))):
-                raise _StoppedError from error

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fusion_emotion import metrics
-from fusion_emotion.evaluate import degrade, embeddings, figures, page, saliency, statistics
+from fusion_emotion.evaluate import degrade, embeddings, figures, page, pictures, saliency, statistics
 from fusion_emotion.evaluate.degrade import Degradation, Degraded
 from fusion_emotion.evaluate.evaluate import protocol_of, surroundings
 from fusion_emotion.evaluate.report import notes
@@ -64,7 +64,7 @@ def analyse(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     modalities = setup.config["model"]["modalities"]
     outcome, worth, curves = _worth(setup, state, source)
     explained = _explain(setup, state, outcome)
-    held, pictures = _embed(setup, state)
+    held, planes = _embed(setup, state)
     results = {
         "corpus": setup.config["data"]["corpus"],
         "modalities": modalities,
@@ -99,7 +99,7 @@ def analyse(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
             ("Right", [each for each in explained if each.right]),
             ("Wrong", [each for each in explained if not each.right]),
         ],
-        pictures=pictures,
+        pictures=planes,
         bands={"eyes": degrade.EYES, "mouth": degrade.MOUTH},
         voices=degrade.VOICES,
         neighbours=embeddings.NEIGHBOURS,
@@ -259,7 +259,7 @@ def _explain(setup: Setup, state: TrainState, outcome: Outcome) -> list[Explaine
     for i, clip in enumerate(clips):
         row = windows.rows[clip]
         start_s = float(windows.start[middles[i]]) / STRIP_FRAMES
-        picture = figures.explanation(
+        picture = pictures.explanation(
             strip=batch["strip"][i] if found.heat is not None and batch["has_video"][i] else None,
             heat=found.heat[i] if found.heat is not None else None,
             log_mel_db=found.log_mel_db[i] if found.log_mel_db is not None and batch["has_audio"][i] else None,
@@ -275,7 +275,7 @@ def _explain(setup: Setup, state: TrainState, outcome: Outcome) -> list[Explaine
                 predicted=setup.label_names[labels[i]],
                 start_s=start_s,
                 probability=float(found.probability[i]),
-                picture=figures.jpeg_uri(picture),
+                picture=pictures.jpeg_uri(picture),
             )
         )
     return explained
@@ -318,7 +318,5 @@ def _embed(setup: Setup, state: TrainState) -> tuple[dict[str, Any] | None, dict
         "emotion": [name for name in setup.label_names if name in groups["emotion"]],
         "speaker": sorted({row.speaker for row in rows}),
     }
-    pictures = {
-        by: figures.svg_uri(figures.scatter(places, of, names[by], shares=variance)) for by, of in groups.items()
-    }
-    return held, pictures
+    planes = {by: figures.svg_uri(figures.scatter(places, of, names[by], shares=variance)) for by, of in groups.items()}
+    return held, planes

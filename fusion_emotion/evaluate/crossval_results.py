@@ -137,17 +137,16 @@ def measure(parts: Sequence[Part], names: Sequence[str], rows: Mapping[str, Row]
     of_run = [
         metrics.confusion_matrix(part.predictions.labels, part.predictions.predicted, len(names)) for part in parts
     ]
-    of_each = {"uar": metrics.uar, "war": metrics.war, "macro_f1": metrics.macro_f1}
     scaled = all(part.temperature is not None for part in parts)
     return {
         "runs": [
             {"fold": part.fold, "seed": part.seed, "clips": int(counts.sum())}
-            | {name: of_each[name](counts) for name in STATISTICS}
+            | {name: STATISTICS[name](counts) for name in STATISTICS}
             | ({"temperature": part.temperature} if scaled else {})
             for part, counts in zip(parts, of_run, strict=True)
         ],
         **{
-            name: _spread(parts, [of_each[name](counts) for counts in of_run])
+            name: _spread(parts, [STATISTICS[name](counts) for counts in of_run])
             | _interval(statistics.pooled_interval(answers, statistic=name, seed=0))
             for name in STATISTICS
         },

@@ -13,7 +13,7 @@ import numpy as np
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, page
+from fusion_emotion.evaluate import page, pictures
 from fusion_emotion.input.augment import Augmentation, augment
 from fusion_emotion.input.batches import Batch, cut
 from fusion_emotion.input.windows import n_times, usable_rows
@@ -232,14 +232,14 @@ class _Painter:
             if "mel_keep" in window:
                 db = np.where(window["mel_keep"], db, db.mean())
                 said.append("the mask is not to be heard: it is in the spectrogram alone")
-            spectrogram = figures.jpeg_uri(figures.log_mel(db, centres_hz=self._centres_hz, span_db=span_db))
+            spectrogram = pictures.jpeg_uri(pictures.log_mel(db, centres_hz=self._centres_hz, span_db=span_db))
         return Card(
             title=title,
             strength=strength,
             said="; ".join(said),
-            picture=figures.strip_uri(window["strip"]) if seen else "",
+            picture=pictures.strip_uri(window["strip"]) if seen else "",
             spectrogram=spectrogram,
-            sound=figures.wav_uri(window["waveform"]) if heard else "",
+            sound=pictures.wav_uri(window["waveform"]) if heard else "",
             alt=f"{title}: clip {clip_id}",
         )
 

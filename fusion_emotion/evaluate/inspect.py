@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, page
+from fusion_emotion.evaluate import figures, page, pictures
 from fusion_emotion.input.batches import cut
 from fusion_emotion.input.windows import windows_of
 from fusion_emotion.prepare.records import MANIFEST, Record, decode, read_rows, shard_paths
@@ -319,7 +319,7 @@ def _strip(clips: Columns, clip: int, record: Record, choose: Callable[[Record],
         emotion=clips["emotion"][clip],
         facts=f"found {100 * clips['found_share'][clip]:.0f} %, jitter {100 * clips['jitter'][clip]:.2f} %",
         where=f"{side_px:.0f} px, from {start_s:.1f} s",
-        picture=figures.strip_uri(cut(record, start)["strip"]),
+        picture=pictures.strip_uri(cut(record, start)["strip"]),
         alt=f"Five face crops of clip {record.clip_id} from {start_s:.1f} s to {start_s + 1:.1f} s",
         marks=marks(record.face_found, start),
     )
@@ -331,6 +331,6 @@ def _sound(clips: Columns, clip: int, record: Record) -> Shot:
         emotion=clips["emotion"][clip],
         facts=f"{clips['rms_dbfs'][clip]:.1f} dBFS, peak {100 * clips['peak'][clip]:.1f} %".replace("-", "−"),
         where=f"{len(record.waveform) / SAMPLE_RATE_HZ:.1f} s",
-        picture=figures.jpeg_uri(figures.sound(record.waveform[: LONGEST_SOUND_S * SAMPLE_RATE_HZ])),
+        picture=pictures.jpeg_uri(pictures.sound(record.waveform[: LONGEST_SOUND_S * SAMPLE_RATE_HZ])),
         alt=f"Waveform and spectrogram of clip {record.clip_id}",
     )

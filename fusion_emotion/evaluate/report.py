@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, page
+from fusion_emotion.evaluate import figures, page, pictures
 from fusion_emotion.evaluate.evaluate import PREDICTIONS, RESULTS
 from fusion_emotion.evaluate.page import duration
 from fusion_emotion.evaluate.table import percent
@@ -148,13 +148,13 @@ def _emotions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Data URIs by name; the curves only where there are rows to draw."""
     names, test = results["label_names"], results["test"]
-    pictures = {
+    uris = {
         f"confusion_{level}": figures.svg_uri(
             figures.confusion(np.array(test[level]["confusion"]), names, unit=f"{level}s")
         )
         for level in ("clip", "window")
     }
-    pictures["recalls"] = figures.svg_uri(
+    uris["recalls"] = figures.svg_uri(
         figures.recalls(
             test["clip"]["recalls"],
             [sum(row) for row in test["clip"]["confusion"]],
@@ -164,7 +164,7 @@ def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> d
         )
     )
     calibration = test["calibration"]
-    pictures["reliability"] = figures.svg_uri(
+    uris["reliability"] = figures.svg_uri(
         figures.reliability(
             {
                 f"as trained, ECE {percent(calibration['before']['ece'])}": calibration["before"],
@@ -181,14 +181,14 @@ def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> d
         return [row["epoch"] for row in rows], [scale * row[name] for row in rows]
 
     if log:
-        pictures["losses"] = figures.svg_uri(
+        uris["losses"] = figures.svg_uri(
             figures.curves(
                 {"training": line("train", "loss"), "validation": line("validation", "validation_loss")},
                 ylabel="cross-entropy of a window (nats)",
                 chosen_epoch=chosen,
             )
         )
-        pictures["uars"] = figures.svg_uri(
+        uris["uars"] = figures.svg_uri(
             figures.curves(
                 {
                     "clips": line("validation", "validation_uar", 100),
@@ -199,7 +199,7 @@ def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> d
                 top=100,
             )
         )
-    return pictures
+    return uris
 
 
 def _examples(
@@ -226,7 +226,7 @@ def _examples(
             if modality in modalities and not there
         ]
         shown = ["five face crops"] * seen + ["the spectrogram of the sound"] * heard + missing
-        figure = figures.example(
+        figure = pictures.example(
             window["strip"] if seen else None,
             window["waveform"] if heard else None,
             start_s=start_s,
@@ -240,7 +240,7 @@ def _examples(
             true=results["label_names"][row["label"]],
             predicted=results["label_names"][row["predicted"]],
             probability=float(probability[row["predicted"]] / probability.sum()),
-            picture=figures.jpeg_uri(figure),
+            picture=pictures.jpeg_uri(figure),
             alt=f"Clip {row['clip_id']} from {start_s:.1f} s to {start_s + 1:.1f} s: {', '.join(shown)}",
         )
 

@@ -11,42 +11,22 @@ from typing import Literal
 
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int
 
 from fusion_emotion import metrics
 from fusion_emotion.prepare.records import Row
 
 Statistic = Literal["uar", "war", "macro_f1"]
+STATISTICS: Mapping[Statistic, Callable[[np.ndarray], metrics.Measure]] = {
+    "uar": metrics.uar,
+    "war": metrics.war,
+    "macro_f1": metrics.macro_f1,
+}
 
 LEAST_SPEAKERS = 4  # for an interval to be shown: of fewer it is far too narrow
 
 TEMPERATURES = (0.05, 20.0)
 _ROUNDING = 1e-9
-
-
-def _uar(confusions: Real[np.ndarray, "batch C C"]) -> Float[np.ndarray, "batch"]:
-    total = confusions.sum(axis=-1)
-    recalls = np.diagonal(confusions, axis1=-2, axis2=-1) / np.maximum(total, 1)
-    return recalls.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1)
-
-
-def _war(confusions: Real[np.ndarray, "batch C C"]) -> Float[np.ndarray, "batch"]:
-    correct = np.trace(confusions, axis1=-2, axis2=-1)
-    return correct / np.maximum(confusions.sum(axis=(-2, -1)), 1)
-
-
-def _macro_f1(confusions: Real[np.ndarray, "batch C C"]) -> Float[np.ndarray, "batch"]:
-    marks = confusions.sum(axis=-1) + confusions.sum(axis=-2)
-    f1 = 2 * np.diagonal(confusions, axis1=-2, axis2=-1) / np.maximum(marks, 1)
-    return f1.sum(axis=-1) / np.maximum((marks > 0).sum(axis=-1), 1)
-
-
-# Those of `metrics`, of many matrices at once.
-STATISTICS: Mapping[Statistic, Callable[[np.ndarray], np.ndarray]] = {
-    "uar": _uar,
-    "war": _war,
-    "macro_f1": _macro_f1,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
