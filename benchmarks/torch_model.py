@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
+from fusion_emotion.models.layers import convolution_kernel
 from fusion_emotion.models.mfcc import cepstrum, mel_filters
 
 
@@ -50,10 +51,9 @@ class Video(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         if network == "patch":
-            layers += [nn.Conv2d(3, 64, 4, 4), nn.ReLU()]
-            for before, width in ((64, 96), (96, 128)):
-                layers += [nn.MaxPool2d(2), nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            layers.append(nn.MaxPool2d(2))
+            layers += [nn.ZeroPad2d((0, 2, 0, 2)), nn.Conv2d(3, 32, 4, stride=2), nn.MaxPool2d(4), nn.ReLU()]
+            for before, width in ((32, 96), (96, 128)):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         else:
             for before, kernel in ((3, 3), (32, 5), (32, 5)):
                 layers += [nn.Conv2d(before, 32, kernel, padding=kernel // 2), nn.ReLU(), nn.MaxPool2d(2)]
@@ -100,12 +100,15 @@ def with_parameters(model: Fusion, params: Mapping[str, Any]) -> Fusion:
         put(getattr(model.audio.lstm, f"weight_hh_l{layer}"), np.asarray(ours["recurrent"]).T)
         put(getattr(model.audio.lstm, f"bias_ih_l{layer}"), ours["input"]["bias"])
         getattr(model.audio.lstm, f"bias_hh_l{layer}").data.zero_()
-    convolutions = [video[name]["patches"] for name in sorted(video) if name.startswith("PatchDense")]
+    stems = [video[name]["patches"] for name in sorted(video) if name.startswith("PatchDense")]
+    convolutions = [
+        {"kernel": convolution_kernel(jnp.asarray(stem["kernel"]), patch=4, stride=2), "bias": stem["bias"]}
+        for stem in stems
+    ]
     convolutions += [video[name] for name in sorted(video) if name.startswith("Conv")]
     places = [layer for layer in model.video.convolutions if isinstance(layer, nn.Conv2d)]
     for place, ours in zip(places, convolutions, strict=True):
-        kernel = np.asarray(ours["kernel"]).reshape(*place.kernel_size, place.in_channels, place.out_channels)
-        put(place.weight, kernel.transpose(3, 2, 0, 1))
+        put(place.weight, np.asarray(ours["kernel"]).transpose(3, 2, 0, 1))
         put(place.bias, ours["bias"])
     for ours, theirs in ((video["Dense_0"], model.video.dense), (params["Dense_0"], model.head)):
         put(theirs.weight, np.asarray(ours["kernel"]).T)

@@ -3,8 +3,10 @@
 pip install -r benchmarks/requirements.txt
 PYTHONPATH=. python benchmarks/train_step.py
 
-Both sides train the same network (the logits of the same parameters are compared first), on the same cores, a few steps
-each in turn. Also: memory, compilation with and without a cache, and the trainer against its steps.
+Both sides train the same network (the logits of the same parameters are compared first), on the same cores, each in a
+process of its own as its users run it, a few steps each in turn. PyTorch is timed once more in a process that keeps its
+memory as this project's trainer does (`devices.keep_memory`). Also: peak memory, compilation with and without a cache,
+and the trainer against its steps.
 """
 
 import functools
@@ -123,58 +125,88 @@ def _untrained(params: Any) -> Any:
     }
 
 
-def in_turn(sides: Mapping[str, Step]) -> dict[str, float]:
-    """The median milliseconds of each side's step, some of one and then some of the other."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for round_ in range(ROUNDS + 1):
-        for name, step in sides.items():
-            for _ in range(STEPS):
-                began = time.perf_counter()
-                step()
-                # The first round warms up.
-                if round_:
-                    times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(values) for name, values in times.items()}
+def timed(step: Step) -> list[float]:
+    """The milliseconds of a few steps."""
+    times = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - began))
+    return times
 
 
-def _alone(side: str, network: str, size: int, cache: str) -> tuple[float, float]:
-    compile_s = float("nan")
-    if side == "ours":
-        from fusion_emotion.train import devices
+def in_turn(sides: Mapping[str, Callable[[], list[float]]]) -> dict[str, float]:
+    """The median of the milliseconds that each side returns, when they are called one after the other, and again."""
+    rounds = [{name: times() for name, times in sides.items()} for _ in range(ROUNDS + 1)]
+    # The first round warms up.
+    return {name: statistics.median(ms for round_ in rounds[1:] for ms in round_[name]) for name in sides}
 
+
+class Process:
+    """One side's step in a process of its own."""
+
+    def __init__(self, side: str, network: str, size: int, *, keep_memory: bool, cache: str = ""):
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self.params, self.compile_s = self._pool.submit(_begin, side, network, size, keep_memory, cache).result()
+
+    def times(self) -> list[float]:
+        """The milliseconds of a few steps."""
+        return self._pool.submit(_times).result()
+
+    def peak_mb(self) -> float:
+        """The most memory that the process has had."""
+        return self._pool.submit(_peak_mb).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown()
+
+
+_steps: list[Step] = []  # of a `Process`: its one
+
+
+def _begin(side: str, network: str, size: int, keep_memory: bool, cache: str) -> tuple[Any, float]:
+    from fusion_emotion.train import devices
+
+    if keep_memory:
+        devices.keep_memory()
+    if cache:
         devices.keep_compiled(pathlib.Path(cache))
-        step, _, compile_s = ours(config_of(network), size)
+    params, compile_s = None, float("nan")
+    if side == "ours":
+        step, params, compile_s = ours(config_of(network), size)
     else:
         step = pytorchs(config_of(network), size)
-    for _ in range(4):
-        step()
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e3, compile_s
+    _steps.append(step)
+    return params, compile_s
 
 
-def alone(side: str, network: str, size: int, cache: str) -> tuple[float, float]:
-    """In a process of its own: the peak of its memory, MB, and the seconds of its compilation."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_alone, side, network, size, cache).result()
+def _times() -> list[float]:
+    return timed(_steps[0])
+
+
+def _peak_mb() -> float:
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
 
 
 def trainer_against_steps() -> str:
     """The trainer on the prepared sample corpus: its time for a step, and a step's own."""
     from configs import sample
     from fusion_emotion import modes
-    from fusion_emotion.train import loop
+    from fusion_emotion.train import devices, loop
     from fusion_emotion.train.writer import read_metrics
 
     config = sample.get_config().to_dict()
     config["train"] |= {"epochs": 20, "log_every_steps": 5}
     setup = loop.Setup.create(config, modes.prepared(config))
     size = config["train"]["batch_size"]
-    step, _, _ = ours(config, size)
-    before_ms = in_turn({"step": step})["step"]
+    devices.keep_memory()
+    alone = functools.partial(timed, ours(config, size)[0])
+    before_ms = in_turn({"step": alone})["step"]
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(setup, pathlib.Path(workdir))
         rows = [row for row in read_metrics(pathlib.Path(workdir)) if row["part"] == "train"][1:]
-    alone_ms = (before_ms + in_turn({"step": step})["step"]) / 2
+    alone_ms = (before_ms + in_turn({"step": alone})["step"]) / 2
     within_ms = statistics.median(1e3 * size / row["windows_per_s"] for row in rows)
     whole_s = rows[-1]["seconds"] - rows[0]["seconds"]
     other_s = whole_s - 1e-3 * within_ms * (rows[-1]["step"] - rows[0]["step"])
@@ -187,37 +219,57 @@ def trainer_against_steps() -> str:
     )
 
 
+def against_pytorch(network: str, size: int) -> dict[str, float]:
+    """The milliseconds of a step here, in PyTorch, and in PyTorch with this project's way to keep memory."""
+    sides = {
+        "ours": Process("ours", network, size, keep_memory=True),
+        "pytorch": Process("pytorch", network, size, keep_memory=False),
+        "keeping": Process("pytorch", network, size, keep_memory=True),
+    }
+    pytorchs(config_of(network), size, sides["ours"].params)
+    found = in_turn({name: side.times for name, side in sides.items()})
+    for side in sides.values():
+        side.close()
+    return found
+
+
+def memory_and_compilation(network: str) -> str:
+    """Peaks of memory over a few steps of batch 64, and compilation without and with a warm cache."""
+    peaks, seconds = [], []
+    with tempfile.TemporaryDirectory() as cache:
+        for side in ("ours", "ours", "pytorch"):
+            process = Process(side, network, 64, keep_memory=side == "ours", cache=cache)
+            process.times()
+            process.times()
+            peaks.append(process.peak_mb())
+            seconds.append(process.compile_s)
+            process.close()
+    cold_s, warm_s, _ = seconds
+    return f"{peaks[0]:5.0f} MB (PyTorch {peaks[2]:.0f} MB)  compiled in {cold_s:4.1f} s cold, {warm_s:4.1f} s warm"
+
+
 def main() -> None:
     """Print the tables."""
     print("a training step, median ms (ours : PyTorch), and our examples per second as a share of PyTorch's")
-    windows_per_s: dict[tuple[str, str], float] = {}
+    at_64: dict[str, dict[str, float]] = {}
     for network, size in (*((name, 64) for name in NETWORKS), *(("configs/ravdess.py", size) for size in (16, 256))):
-        config = config_of(network)
-        step, params, _ = ours(config, size)
-        found = in_turn({"ours": step, "pytorch": pytorchs(config, size, params)})
-        for side, milliseconds in found.items():
-            windows_per_s[side, network] = windows_per_s.get((side, network), size / milliseconds * 1e3)
+        found = against_pytorch(network, size)
+        if size == 64:
+            at_64[network] = {name: size / milliseconds * 1e3 for name, milliseconds in found.items()}
         print(
             f"  {network:<20} batch {size:>3}  {found['ours']:6.0f} : {found['pytorch']:<6.0f}"
-            f"  {size / found['ours'] * 1e3:5.0f} windows/s  share {found['pytorch'] / found['ours']:.2f}",
+            f"  {size / found['ours'] * 1e3:5.0f} windows/s  share {found['pytorch'] / found['ours']:.2f}"
+            f"  (PyTorch keeping its memory: {found['keeping']:.0f} ms, share {found['keeping'] / found['ours']:.2f})",
             flush=True,
         )
-    here, original = windows_per_s["ours", "configs/ravdess.py"], windows_per_s["pytorch", "configs/original.py"]
+    here, original = at_64["configs/ravdess.py"]["ours"], at_64["configs/original.py"]["pytorch"]
     print(
         f"an epoch of configs/ravdess.py here: {here:.0f} windows/s, {here / original:.2f} times the speed of the "
         f"original's network in PyTorch ({original:.0f} windows/s)"
     )
-    print("\na process of its own, batch 64: peak memory, and compilation without and with a warm cache")
+    print("\npeak memory and compilation, batch 64")
     for network in NETWORKS:
-        with tempfile.TemporaryDirectory() as cache:
-            memory_mb, cold_s = alone("ours", network, 64, cache)
-            _, warm_s = alone("ours", network, 64, cache)
-        theirs_mb, _ = alone("pytorch", network, 64, "")
-        print(
-            f"  {network:<20} {memory_mb:5.0f} MB (PyTorch {theirs_mb:.0f} MB)  "
-            f"{cold_s:4.1f} s cold, {warm_s:4.1f} s warm",
-            flush=True,
-        )
+        print(f"  {network:<20} {memory_and_compilation(network)}", flush=True)
     print(f"\n{trainer_against_steps()}")
 
 

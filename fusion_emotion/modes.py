@@ -361,6 +361,7 @@ def _set_up(config: dict[str, Any], workdir: pathlib.Path) -> "Setup":
     from fusion_emotion.train import devices
     from fusion_emotion.train.loop import Setup
 
+    devices.keep_memory()
     devices.keep_compiled(pathlib.Path(config["prepare"]["cache"]) / "compiled")
 
     setup = Setup.create(config, folder)

@@ -21,7 +21,7 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import analysis, degrade, embeddings, saliency
 from fusion_emotion.evaluate.degrade import Degraded
 from fusion_emotion.input.batches import Source
-from fusion_emotion.models.layers import LSTM
+from fusion_emotion.models.layers import LSTM, convolution_kernel
 from fusion_emotion.prepare.records import Record
 from fusion_emotion.train import devices, loop
 from fusion_emotion.train.checkpoint import Checkpoints
@@ -283,11 +283,15 @@ def maps_by_hand(variables: Any, strip: np.ndarray) -> jax.Array:
     params, pictures = variables["params"]["video"], ("NHWC", "HWIO", "NHWC")
     stem = params["PatchDense_0"]["patches"]
     x = jax.lax.conv_general_dilated(
-        strip / 127.5 - 1, stem["kernel"].reshape(4, 4, 3, -1), (4, 4), "VALID", dimension_numbers=pictures
+        strip / 127.5 - 1,
+        convolution_kernel(stem["kernel"], patch=4, stride=2),
+        (2, 2),
+        [(0, 2), (0, 2)],
+        dimension_numbers=pictures,
     )
-    x = jnp.maximum(x + stem["bias"], 0)
+    x = nn.max_pool(jnp.maximum(x + stem["bias"], 0), (4, 4), (4, 4))
     for i in range(2):
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.max_pool(x, (2, 2), (2, 2)) if i else x
         layer = params[f"Conv_{i}"]
         x = jax.lax.conv_general_dilated(x, layer["kernel"], (1, 1), "SAME", dimension_numbers=pictures)
         x = jnp.maximum(x + layer["bias"], 0)

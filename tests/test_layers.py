@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusion_emotion.models.layers import LSTM, BatchNorm, PatchDense, dropout, max_pool
+from fusion_emotion.models.layers import LSTM, BatchNorm, PatchDense, convolution_kernel, dropout, max_pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHAPES = [(12, 3), (12, 7, 3), (12, 4, 5, 3)]
@@ -248,19 +248,20 @@ def test_lstm_starts_orthogonal_with_an_open_forget_gate() -> None:
 # Patches
 
 
-def test_patches_are_a_convolution_whose_stride_is_its_size() -> None:
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_patches_are_a_strided_convolution(stride: int) -> None:
     """Output and gradients of the plain form, which XLA's CPU code computes more slowly."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 8, 12, 5)), jnp.float32)
-    weight = rng.normal(size=(3, 2, 3, 7)).astype(np.float32)
-    net = PatchDense(7, patch=4)
+    weight = rng.normal(size=(3, 8 // stride, 12 // stride, 7)).astype(np.float32)
+    net = PatchDense(7, patch=4, stride=stride)
     params = net.init(jax.random.key(0), x)["params"]
 
     def plain(params: Any, x: Any) -> Any:
-        kernel = params["patches"]["kernel"].reshape(4, 4, 5, 7)
+        kernel = convolution_kernel(params["patches"]["kernel"], patch=4, stride=stride)
         pictures = ("NHWC", "HWIO", "NHWC")
         return (
-            jax.lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=pictures)
+            jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, [(0, 4 - stride)] * 2, dimension_numbers=pictures)
             + params["patches"]["bias"]
         )
 

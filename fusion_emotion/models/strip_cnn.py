@@ -7,18 +7,19 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from fusion_emotion.models.layers import PatchDense, Tap, max_pool
 
-PATCH_SIZES = range(32, 513, 4)  # face sizes that `StripCNN` divides into patches and can pool
+PATCH_SIZES = range(32, 513, 4)  # face sizes that `StripCNN` can pool, the last time to 1x5 or more
 
 
 class StripCNN(nn.Module):
     """A patch stem and convolutions at low resolution: what a CPU's convolutions do well, and a GPU's too.
 
-    4x4 patches become `widths[0]` channels by one matrix product; then 2x2 max pooling and a 3x3 convolution for each
-    of the other widths, and pooling once more; a dense layer. docs/speed.md has what other shapes cost and recognise.
+    Overlapping 4x4 patches become `widths[0]` channels by one matrix product, of which 4x4 max pooling keeps what is
+    there wherever it is; then a 3x3 convolution and 2x2 max pooling for each of the other widths, and a dense layer.
+    docs/speed.md has what other shapes cost and recognise.
     """
 
     features: int = 200
-    widths: tuple[int, ...] = (64, 96, 128)
+    widths: tuple[int, ...] = (32, 96, 128)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -28,10 +29,11 @@ class StripCNN(nn.Module):
         """The features of each strip; nothing in it depends on the batch."""
         del valid, train
         stem, *convolved = self.widths
-        x = nn.relu(PatchDense(stem, patch=4, dtype=self.dtype)(_scaled(strip, self.dtype)))
-        for width in convolved:
-            x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(max_pool(x)))
-        x = max_pool(Tap(name="maps")(x))
+        x = PatchDense(stem, patch=4, stride=2, dtype=self.dtype)(_scaled(strip, self.dtype))
+        x = max_pool(nn.relu(max_pool(x)))
+        for index, width in enumerate(convolved, start=1):
+            x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
+            x = max_pool(Tap(name="maps")(x) if index == len(convolved) else x)
         return nn.relu(nn.Dense(self.features, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
 
 

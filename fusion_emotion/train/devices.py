@@ -1,6 +1,8 @@
 """The one file that knows of pmap: where arrays lie and how a step runs on every device of every process."""
 
+import ctypes
 import pathlib
+import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,9 @@ import numpy as np
 
 from fusion_emotion.errors import UserError
 from fusion_emotion.models.layers import AXIS
+
+# Of glibc's malloc.h; see mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def leads() -> bool:
@@ -29,6 +34,18 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
     seconds = time.perf_counter() - began
     # Of several processes each passes its own share of the arguments, which only pmap itself puts together.
     return (ready if jax.process_count() == 1 else function), seconds
+
+
+def keep_memory() -> None:
+    """Keep what this process has freed for what it asks for next; to be called before JAX starts its threads.
+
+    By default glibc gives the large arrays of every step back to the system, which hands out each page anew, and
+    zeroed, in the next: a quarter of a step's time on a CPU (docs/speed.md).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            libc.mallopt(parameter, value)
 
 
 def keep_compiled(folder: pathlib.Path) -> None:
