@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from configs import original, ravdess
+from fusion_emotion.train import devices
 
 NETWORKS: dict[str, ModuleType] = {"configs/ravdess.py": ravdess, "configs/original.py": original}
 ROUNDS = 8
@@ -57,7 +58,6 @@ def ours(config: Mapping[str, Any], size: int) -> tuple[Step, Any, float]:
     from fusion_emotion.models.fusion import create_model
     from fusion_emotion.models.layers import AXIS
     from fusion_emotion.models.mfcc import mel_shape
-    from fusion_emotion.train import devices
     from fusion_emotion.train.optimizer import create_optimizer, create_schedule
     from fusion_emotion.train.step import Recipe, create_state, train_step
 
@@ -166,8 +166,6 @@ _steps: list[Step] = []  # of a `Process`: its one
 
 
 def _begin(side: str, network: str, size: int, keep_memory: bool, cache: str) -> tuple[Any, float]:
-    from fusion_emotion.train import devices
-
     if keep_memory:
         devices.keep_memory()
     if cache:
@@ -193,14 +191,13 @@ def trainer_against_steps() -> str:
     """The trainer on the prepared sample corpus: its time for a step, and a step's own."""
     from configs import sample
     from fusion_emotion import modes
-    from fusion_emotion.train import devices, loop
+    from fusion_emotion.train import loop
     from fusion_emotion.train.writer import read_metrics
 
     config = sample.get_config().to_dict()
     config["train"] |= {"epochs": 20, "log_every_steps": 5}
     setup = loop.Setup.create(config, modes.prepared(config))
     size = config["train"]["batch_size"]
-    devices.keep_memory()
     alone = functools.partial(timed, ours(config, size)[0])
     before_ms = in_turn({"step": alone})["step"]
     with tempfile.TemporaryDirectory() as workdir:
@@ -250,6 +247,7 @@ def memory_and_compilation(network: str) -> str:
 
 def main() -> None:
     """Print the tables."""
+    devices.keep_memory()
     print("a training step, median ms (ours : PyTorch), and our examples per second as a share of PyTorch's")
     at_64: dict[str, dict[str, float]] = {}
     for network, size in (*((name, 64) for name in NETWORKS), *(("configs/ravdess.py", size) for size in (16, 256))):

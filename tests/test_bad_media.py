@@ -193,6 +193,7 @@ def test_very_short(tmp_path):
     assert len(record.waveform) > 0.2 * 16_000
 
 
+@pytest.mark.slow
 def test_ten_minutes_in_bounded_memory(tmp_path):
     path = film(tmp_path / "short.mp4", seconds=20, size=(640, 360), fps=5)
     long = ffmpeg(path, tmp_path / "x.mp4", "-c", "copy", before=["-stream_loop", "29"])

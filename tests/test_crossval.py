@@ -181,6 +181,7 @@ def test_a_failing_run_stops_no_other_and_is_named(quick: Quick) -> None:
     assert starts == [2, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_jobs_run_at_once_and_share_the_cores(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     quick.children(sleep_s=2)

@@ -89,7 +89,7 @@ def same(found: dict, expected: dict) -> None:
             assert found[step][name] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), (step, name)
 
 
-@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 8])
 def test_the_number_of_devices_does_not_matter(
     records: pathlib.Path, one_device: dict, devices: int, tmp_path: pathlib.Path
 ) -> None:
