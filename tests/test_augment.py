@@ -486,6 +486,7 @@ def cards(source: str) -> list[str]:
     return re.findall(r"<figcaption><b>([^<]*)</b>", source)
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_every_augmentation_of_four_clips_and_loads_nothing(corpus: pathlib.Path) -> None:
     source = hung(corpus, drawn=True)
     shown = Page(source)

@@ -258,6 +258,7 @@ def test_accumulated_batches_make_the_update_of_their_mean_gradient():
     np.testing.assert_allclose(update["w"], expected["w"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_training_may_need(folder, tmp_path):
     """Everything at once still learns."""
     config = config_of(
