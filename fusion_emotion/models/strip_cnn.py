@@ -30,6 +30,7 @@ class StripCNN(nn.Module):
         del valid, train
         stem, *convolved = self.widths
         x = PatchDense(stem, patch=4, stride=2, dtype=self.dtype)(_scaled(strip, self.dtype))
+        # Between the two, for of two poolings in a row XLA's CPU code makes one slow loop of derivatives.
         x = max_pool(nn.relu(max_pool(x)))
         for index, width in enumerate(convolved, start=1):
             x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
