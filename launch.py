@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import ravdess
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.train import cluster
 
@@ -23,7 +23,7 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [*modes.MODES, "compare"],
+    [*commands.MODES, "compare"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again; analyse: write analysis.html, what each modality is worth, and why; "
     "inspect: write prepared.html, what came of the preparation; "
@@ -44,14 +44,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --")
     if _MODE.value == "compare":
-        modes.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
+        commands.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
         return
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem if _CONFIG.value else ""
     if not name and not _WORKDIR.value:
         raise UserError("give --config=configs/NAME.py, or the --workdir of a run with --mode=evaluate or report")
     usual = f"runs/{name}_crossval" if _MODE.value == "crossval" else f"runs/{name}"
     workdir = pathlib.Path(_WORKDIR.value or usual).absolute()
-    config = _CONFIG.value.to_dict() if name else modes.load_config(workdir, like=ravdess.get_config().to_dict())
+    config = _CONFIG.value.to_dict() if name else commands.load_config(workdir, like=ravdess.get_config().to_dict())
     several = _COORDINATOR.value or (cluster.announced(os.environ) and _NUM_PROCESSES.value != 1)
     if _MODE.value not in ("train", "evaluate") and several:
         raise UserError(f"--mode={_MODE.value} is for one process: run it once, outside of the step of many processes")
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if name:
         print(f"config     {config_flags.get_config_filename(flags.FLAGS['config'])}")
-    modes.MODES[_MODE.value](config, workdir)
+    commands.MODES[_MODE.value](config, workdir)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from configs import sample
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.input import resident
 from fusion_emotion.input.batches import training_batches
 from fusion_emotion.train import loop
@@ -38,7 +38,7 @@ def trained(config: dict, resident_gb: float) -> tuple[float, float]:
     """Milliseconds of a step within the trainer, and the share of its time spent waiting for input."""
     config["train"] |= {"epochs": 14, "log_every_steps": 5, "validate_every_epochs": 14, "resident_gb": resident_gb}
     with tempfile.TemporaryDirectory() as workdir:
-        loop.train(loop.Setup.create(config, modes.prepared(config)), pathlib.Path(workdir))
+        loop.train(loop.Setup.create(config, commands.prepared(config)), pathlib.Path(workdir))
         rows = [row for row in read_metrics(pathlib.Path(workdir)) if row["part"] == "train"][1:-1]
     size = config["train"]["batch_size"]
     return (
@@ -50,7 +50,7 @@ def trained(config: dict, resident_gb: float) -> tuple[float, float]:
 def main() -> None:
     """Print the rates."""
     config = sample.get_config().to_dict()
-    setup = loop.Setup.create(config, modes.prepared(config))
+    setup = loop.Setup.create(config, commands.prepared(config))
     source, size = setup.source("train"), config["train"]["batch_size"]
     picked = next(training_batches(source, batch_size=size, seed=0, random_starts=True, media=False))
     read_ms = median_ms(lambda: source.with_media(picked))

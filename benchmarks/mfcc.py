@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 
-from fusion_emotion.models.mfcc import mfcc
+from fusion_emotion.models.frontend import mfcc
 
 WINDOWS = 64
 ROUNDS = 20

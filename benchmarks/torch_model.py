@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
+from fusion_emotion.models.frontend import cepstrum, mel_filters
 from fusion_emotion.models.layers import convolution_kernel
-from fusion_emotion.models.mfcc import cepstrum, mel_filters
 
 
 class Audio(nn.Module):

@@ -55,9 +55,9 @@ def ours(config: Mapping[str, Any], size: int) -> tuple[Step, Any, float]:
     import jax
 
     from fusion_emotion.input.augment import Augmentation
+    from fusion_emotion.models.frontend import mel_shape
     from fusion_emotion.models.fusion import create_model
     from fusion_emotion.models.layers import AXIS
-    from fusion_emotion.models.mfcc import mel_shape
     from fusion_emotion.train.optimizer import create_optimizer, create_schedule
     from fusion_emotion.train.step import Recipe, create_state, train_step
 
@@ -190,13 +190,13 @@ def _peak_mb() -> float:
 def trainer_against_steps() -> str:
     """The trainer on the prepared sample corpus: its time for a step, and a step's own."""
     from configs import sample
-    from fusion_emotion import modes
+    from fusion_emotion import commands
     from fusion_emotion.train import loop
     from fusion_emotion.train.writer import read_metrics
 
     config = sample.get_config().to_dict()
     config["train"] |= {"epochs": 20, "log_every_steps": 5}
-    setup = loop.Setup.create(config, modes.prepared(config))
+    setup = loop.Setup.create(config, commands.prepared(config))
     size = config["train"]["batch_size"]
     alone = functools.partial(timed, ours(config, size)[0])
     before_ms = in_turn({"step": alone})["step"]

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.train.loop import Setup
 
 
@@ -19,8 +19,8 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     workdir, picture = map(pathlib.Path, sys.argv[1:])
-    config = modes.load_config(workdir)
-    setup = Setup.create(config, modes.prepared(config))
+    config = commands.load_config(workdir)
+    setup = Setup.create(config, commands.prepared(config))
     said = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
     source = setup.source("test")
     windows = source.windows

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 import run_tiny
 import tiny
-from fusion_emotion import metrics, modes
+from fusion_emotion import commands
+from fusion_emotion.analyse import analysis, degrade, embeddings, saliency
+from fusion_emotion.analyse.degrade import Degraded
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import analysis, degrade, embeddings, saliency
-from fusion_emotion.evaluate.degrade import Degraded
+from fusion_emotion.evaluate import metrics
 from fusion_emotion.input.batches import Source
 from fusion_emotion.models.layers import LSTM, convolution_kernel
 from fusion_emotion.prepare.records import Record
@@ -501,7 +502,7 @@ def test_one_modality_and_one_speaker(folder, tmp_path):
 
 def test_a_workdir_without_a_checkpoint_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"holds no checkpoints: train first") as error:
-        modes.MODES["analyse"](run_tiny.settings(), tmp_path)
+        commands.MODES["analyse"](run_tiny.settings(), tmp_path)
     assert "\n" not in str(error.value)
 
 

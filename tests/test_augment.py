@@ -16,13 +16,13 @@ import pytest
 
 import tiny
 from configs import ravdess
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import gallery
 from fusion_emotion.input import augment as module
 from fusion_emotion.input.augment import Augmentation, augment, check_share
+from fusion_emotion.models.frontend import cepstrum, log_mel, mel_shape, mfcc
 from fusion_emotion.models.fusion import create_model
-from fusion_emotion.models.mfcc import cepstrum, log_mel, mel_shape, mfcc
+from fusion_emotion.pages import augmentation as gallery
 from test_report import NoPictures, Page
 
 B, SIDE = 8, 16
@@ -534,21 +534,21 @@ def test_a_model_of_sound_is_shown_sound(corpus: pathlib.Path) -> None:
 def test_inspect_writes_the_gallery_where_it_is_asked_for(
     corpus: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modes, "prepared", lambda config: corpus)
+    monkeypatch.setattr(commands, "prepared", lambda config: corpus)
     monkeypatch.setattr("fusion_emotion.evaluate.inspect.figures", NoPictures())
-    monkeypatch.setattr("fusion_emotion.evaluate.inspect.pictures", NoPictures())
+    monkeypatch.setattr("fusion_emotion.pages.prepared.pictures", NoPictures())
     written = mock.Mock()
     monkeypatch.setattr(gallery, "write_gallery", written)
     config = ravdess.get_config()
-    modes.MODES["inspect"](config.to_dict(), corpus.parent / "run")
+    commands.MODES["inspect"](config.to_dict(), corpus.parent / "run")
     assert not written.called
     config.inspect.augment = True
-    modes.MODES["inspect"](config.to_dict(), corpus.parent / "run")
+    commands.MODES["inspect"](config.to_dict(), corpus.parent / "run")
     assert written.call_args.args == (corpus, corpus / "augmentation.html", Augmentation())
     assert str(corpus / "augmentation.html") in capsys.readouterr().out
     config.augment.gain_db = -1.0
     with pytest.raises(UserError, match=r"augment\.gain_db"):
-        modes.MODES["inspect"](config.to_dict(), corpus.parent / "run")
+        commands.MODES["inspect"](config.to_dict(), corpus.parent / "run")
 
 
 def test_a_gallery_that_cannot_be_written_is_a_user_error(corpus: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from configs import ravdess
 from conftest import ROOT
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import read_rows
 
@@ -84,7 +84,7 @@ def test_wrong_values_are_refused_before_anything_is_done(mode, field, value, wo
     config.prepare.cache = str(tmp_path / "cache")
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as error:
-        modes.MODES[mode](config.to_dict(), tmp_path / "run")
+        commands.MODES[mode](config.to_dict(), tmp_path / "run")
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in [field, str(value), *words]), message

@@ -10,12 +10,11 @@ import pytest
 
 import tiny
 from configs import ravdess
-from fusion_emotion import metrics
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import baselines
+from fusion_emotion.evaluate import baselines, metrics
 from fusion_emotion.evaluate.baselines import baseline, mfcc_statistics
-from fusion_emotion.input.windows import Windows
-from fusion_emotion.models.mfcc import mfcc
+from fusion_emotion.input.segments import Windows
+from fusion_emotion.models.frontend import mfcc
 from fusion_emotion.train.loop import Setup
 
 SETTINGS = {"n_mfcc": 40, "n_fft": 1024, "hop_length": 256, "n_mels": 80, "fmin": 80.0, "fmax": 8000.0}

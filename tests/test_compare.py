@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate.compare import Side, compare, differ
+from fusion_emotion.experiments.compare import Side, compare, differ
 
 Clip = tuple[str, str, int]  # name, speaker, label
 
@@ -161,11 +161,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"predictions.jsonl cannot be read: evaluate again"):
         compare(a, a)
     with pytest.raises(UserError, match="--workdirs names 1 runs"):
-        modes.compare([a])
+        commands.compare([a])
 
 
 def test_the_permutation_is_of_whole_speakers() -> None:
-    from fusion_emotion.evaluate.predictions import Predictions
+    from fusion_emotion.evaluate.answers import Predictions
 
     def side(right: Sequence[bool]) -> Side:
         labels = np.zeros(len(right), int)

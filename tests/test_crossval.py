@@ -18,12 +18,15 @@ from sklearn import metrics as reference
 import tiny
 from configs import ravdess
 from conftest import ROOT
-from fusion_emotion import corpora, modes
+from fusion_emotion import commands, corpora
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import Stopped, UserError
-from fusion_emotion.evaluate import crossval, crossval_report, crossval_results, predictions, statistics
-from fusion_emotion.evaluate.crossval_results import NETWORK, Part, measure
-from fusion_emotion.evaluate.predictions import Predictions
+from fusion_emotion.evaluate import answers as predictions
+from fusion_emotion.evaluate import statistics
+from fusion_emotion.evaluate.answers import Predictions
+from fusion_emotion.experiments import crossval, summary
+from fusion_emotion.experiments.summary import NETWORK, Part, measure
+from fusion_emotion.pages import crossval as crossval_report
 from fusion_emotion.prepare.records import Record, Row, read_rows
 from fusion_emotion.prepare.settings import Settings
 
@@ -32,9 +35,9 @@ from fusion_emotion.prepare.settings import Settings
 CHILD = """
 import json, os, pathlib, sys, time
 import numpy as np
-from fusion_emotion import metrics
-from fusion_emotion.evaluate import predictions
-from fusion_emotion.input.windows import split_windows, usable_rows
+from fusion_emotion.evaluate import metrics
+from fusion_emotion.evaluate import answers as predictions
+from fusion_emotion.input.segments import split_windows, usable_rows
 
 workdir = pathlib.Path(sys.argv[2].removeprefix("--workdir="))
 config = json.loads((workdir / "config.json").read_text())
@@ -98,13 +101,13 @@ class Quick:
         self.children()
 
     def children(self, *, fail: Sequence[str] = (), sleep_s: float = 0.0) -> None:
-        todo = {"fail": list(fail), "sleep_s": sleep_s, "folder": str(modes.prepared(self.config))}
+        todo = {"fail": list(fail), "sleep_s": sleep_s, "folder": str(commands.prepared(self.config))}
         (self._folder / "todo.json").write_text(json.dumps(todo))
 
     def run(self, **section: object) -> dict:
         config = {**self.config, "crossval": {**self.config["crossval"], "baselines": False} | section}
-        modes.crossval(config, self.workdir)
-        return json.loads((self.workdir / crossval_results.RESULTS).read_text())
+        commands.crossval(config, self.workdir)
+        return json.loads((self.workdir / summary.RESULTS).read_text())
 
     def starts(self, name: str) -> list[str]:
         """What each start of a run wrote to its log."""
@@ -122,7 +125,7 @@ def quick(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
 
 def test_folds_times_seeds_and_for_random_a_split_a_seed(quick: Quick) -> None:
     section = {"protocols": ("kfold", "random", "takes"), "seeds": (3, 5)}
-    runs = crossval.plan({**quick.config, "crossval": section}, quick.workdir, modes.prepared(quick.config))
+    runs = crossval.plan({**quick.config, "crossval": section}, quick.workdir, commands.prepared(quick.config))
     told = [(run.protocol, run.fold, run.seed, run.split_seed) for run in runs]
     assert told == [
         *(("kfold", fold, seed, 0) for seed in (3, 5) for fold in (0, 1)),
@@ -136,7 +139,7 @@ def test_folds_times_seeds_and_for_random_a_split_a_seed(quick: Quick) -> None:
         assert run.config["split"] == split
         assert run.config["seed"] == run.seed
     clips = [sorted(row.clip_id for run in runs if run.protocol == "kfold" for row in run.test_rows)]
-    assert clips == [sorted(2 * [row.clip_id for row in read_rows(modes.prepared(quick.config) / "manifest.jsonl")])]
+    assert clips == [sorted(2 * [row.clip_id for row in read_rows(commands.prepared(quick.config) / "manifest.jsonl")])]
 
 
 def test_what_is_done_is_not_done_again(quick: Quick, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +176,7 @@ def test_a_failing_run_stops_no_other_and_is_named(quick: Quick) -> None:
         quick.run(seeds=(0, 1))
     assert "\n" not in str(error.value)
     assert str(quick.workdir / "kfold" / "fold-0-seed-0" / "log.txt") in str(error.value)
-    assert not (quick.workdir / crossval_results.RESULTS).exists()
+    assert not (quick.workdir / summary.RESULTS).exists()
     quick.children()
     results = quick.run(seeds=(0, 1))
     assert len(results["protocols"]["kfold"]["systems"][NETWORK]["runs"]) == 4
@@ -239,7 +242,7 @@ def test_a_wrong_section_is_refused_before_anything_is_done(tmp_path, section, w
     config = ravdess.get_config().to_dict()
     config["crossval"] |= section
     with pytest.raises(UserError) as error:
-        modes.crossval(config, tmp_path / "run")
+        commands.crossval(config, tmp_path / "run")
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
@@ -257,9 +260,9 @@ def test_workdirs_of_another_kind_or_config_are_refused(quick: Quick) -> None:
     quick.run()
     other = {**quick.config, "train": {**quick.config["train"], "batch_size": 32}}
     with pytest.raises(UserError, match="belongs to another config"):
-        modes.crossval(other, quick.workdir)
+        commands.crossval(other, quick.workdir)
     # Which split and seed the config names is not used, and so may differ.
-    modes.crossval({**quick.config, "seed": 7, "crossval": quick.config["crossval"]}, quick.workdir)
+    commands.crossval({**quick.config, "seed": 7, "crossval": quick.config["crossval"]}, quick.workdir)
     (quick.workdir / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds a single run"):
         quick.run()
@@ -348,8 +351,8 @@ def test_pooled_and_mean_numbers_are_scikit_learns() -> None:
 
 def test_seeds_are_resampled_together() -> None:
     rows = rows_of(6)
-    one = crossval_results.by_seed(parts_of(rows, seeds=(0,), strength=1.0))
-    answers = crossval_results.answers_of(one)
+    one = summary.by_seed(parts_of(rows, seeds=(0,), strength=1.0))
+    answers = summary.answers_of(one)
     alone = statistics.pooled_interval(answers, statistic="uar", n_resamples=500, seed=0)
     # The same answers by a second seed change nothing; independent speakers for each seed would.
     twice = statistics.pooled_interval(2 * answers, statistic="uar", n_resamples=500, seed=0)
@@ -361,23 +364,23 @@ def test_few_speakers_have_no_interval_and_it_is_said(n_speakers: int, words: st
     rows = rows_of(n_speakers)
     results = results_of({"takes": parts_of(rows, n_folds=1, strength=1.0)}, rows)
     assert results["protocols"]["takes"]["systems"][NETWORK]["uar"]["interval"] is None
-    [note] = crossval_results.notes(results)
+    [note] = summary.notes(results)
     assert f"takes tests {words}: too few for an interval" in note
-    assert note in crossval_results.text(results)
+    assert note in summary.text(results)
 
 
 def results_of(parts: dict[str, list[Part]], rows: dict[str, Row]) -> dict:
     """What `summarise` returns, of made-up answers."""
-    seeds_of = {name: {NETWORK: crossval_results.by_seed(each)} for name, each in parts.items()}
-    with_folds = crossval_results.protocols.WITH_FOLDS
+    seeds_of = {name: {NETWORK: summary.by_seed(each)} for name, each in parts.items()}
+    with_folds = summary.protocols.WITH_FOLDS
     return {
         "corpus": "ravdess",
         "modalities": "audio",
         "label_names": list(LABEL_NAMES),
         "protocols": {
             name: {
-                "meaning": crossval_results.protocols.MEANING[name],
-                "on_both_sides": crossval_results.protocols.ON_BOTH_SIDES.get(name),
+                "meaning": summary.protocols.MEANING[name],
+                "on_both_sides": summary.protocols.ON_BOTH_SIDES.get(name),
                 "folds": sorted({part.fold for part in each}) if name in with_folds else None,
                 "seeds": sorted({part.seed for part in each}),
                 "clips": len(rows),
@@ -386,7 +389,7 @@ def results_of(parts: dict[str, list[Part]], rows: dict[str, Row]) -> dict:
             }
             for name, each in parts.items()
         },
-        "inflation": crossval_results.inflation(seeds_of),
+        "inflation": summary.inflation(seeds_of),
         "parameters": 1,
         "versions": {"jax": "1"},
         "commit": "c+",
@@ -409,16 +412,16 @@ def test_the_inflation_is_the_difference_and_each_row_says_what_leaks(leaky: dic
     assert (found["protocol"], found["over"]) == ("random", "kfold")
     assert found["uar"] == pytest.approx(leaking - honest)
     assert found["interval"][0] < found["uar"] < found["interval"][1]
-    text = crossval_results.text(leaky)
+    text = summary.text(leaky)
     assert sum(line.startswith("  random (speakers on both sides): network") for line in text.splitlines()) == 2
     assert f"random (speakers on both sides) shows {100 * found['uar']:+.1f} points" in text
     for name in ("kfold", "random"):
-        assert crossval_results.protocols.MEANING[name] in text
+        assert summary.protocols.MEANING[name] in text
 
 
 def test_the_page_says_what_the_table_says(leaky: dict, tmp_path: pathlib.Path) -> None:
-    crossval_results.write(leaky, tmp_path)
-    crossval_report.write_report(json.loads((tmp_path / crossval_results.RESULTS).read_text()), tmp_path)
+    summary.write(leaky, tmp_path)
+    crossval_report.write_report(json.loads((tmp_path / summary.RESULTS).read_text()), tmp_path)
     page = " ".join((tmp_path / crossval_report.REPORT).read_text().split())
     for protocol in leaky["protocols"].values():
         for statistic in ("uar", "war", "macro_f1"):
@@ -431,7 +434,7 @@ def test_the_page_says_what_the_table_says(leaky: dict, tmp_path: pathlib.Path) 
 
 
 def test_rows_of_a_results_file_and_its_table(leaky: dict, tmp_path: pathlib.Path) -> None:
-    crossval_results.write(leaky, tmp_path)
+    summary.write(leaky, tmp_path)
     table = tmp_path / "rows.csv"
     record = [sys.executable, str(ROOT / "results" / "record.py"), str(tmp_path), str(table), "python launch.py --x"]
     # The second takes the place of the first.
@@ -494,7 +497,7 @@ def test_killed_half_way_and_run_again_it_ends_as_an_uninterrupted_one(tmp_path:
     killed.wait()
     assert (workdir / "kfold" / "fold-0-seed-0" / "report.html").exists()
     assert not (second / "report.html").exists()
-    assert not (workdir / crossval_results.RESULTS).exists()
+    assert not (workdir / summary.RESULTS).exists()
 
     again = real_crossval(config, workdir)
     out, _ = again.communicate(timeout=400)

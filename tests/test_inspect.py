@@ -20,11 +20,12 @@ from PIL import Image
 
 import tiny
 from configs import ravdess
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, inspect, page, pictures
 from fusion_emotion.input.batches import cut
+from fusion_emotion.pages import figures, page, pictures
+from fusion_emotion.pages import prepared as inspect
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, encode, read_rows, write_rows
 from test_report import NO_PICTURE, NO_SOUND, NoPictures, Page, record_of
 
@@ -379,11 +380,11 @@ def test_a_page_that_cannot_be_written_is_a_user_error(corpus: pathlib.Path) -> 
 def test_the_mode_writes_beside_the_records(
     corpus: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modes, "prepared", lambda config: corpus)
+    monkeypatch.setattr(commands, "prepared", lambda config: corpus)
     monkeypatch.setattr(inspect, "figures", NoPictures())
     monkeypatch.setattr(inspect, "pictures", NoPictures())
     workdir = corpus.parent / "run"
-    modes.MODES["inspect"](ravdess.get_config().to_dict(), workdir)
+    commands.MODES["inspect"](ravdess.get_config().to_dict(), workdir)
     assert (corpus / "prepared.html").is_file()
     assert str(corpus / "prepared.html") in capsys.readouterr().out
     assert not workdir.exists()

@@ -13,7 +13,7 @@ import tiny
 from fusion_emotion.corpora.ravdess import parse_name
 from fusion_emotion.errors import UserError
 from fusion_emotion.input.leaks import KINDS, LeakReport, check_split, phase_correlation, severity
-from fusion_emotion.input.windows import Windows, split_windows, usable_rows, windows_of
+from fusion_emotion.input.segments import Windows, split_windows, usable_rows, windows_of
 from fusion_emotion.prepare.records import SHARDS, Record, encode
 
 RNG_SEED = 0

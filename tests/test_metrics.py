@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from fusion_emotion import metrics
+from fusion_emotion.evaluate import metrics
 
 N_CLASSES = 8
 

@@ -9,7 +9,7 @@ import librosa
 import numpy as np
 import pytest
 
-from fusion_emotion.models.mfcc import mfcc
+from fusion_emotion.models.frontend import mfcc
 
 DEFAULT: dict[str, Any] = {
     "sr": 16_000,

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fusion_emotion.files import atomic
 from fusion_emotion.prepare import records
-from fusion_emotion.prepare.records import MANIFEST, Record, Row, atomic, decode, encode, read_rows, write_rows
+from fusion_emotion.prepare.records import MANIFEST, Record, Row, decode, encode, read_rows, write_rows
 
 # What a file name may hold once it is a string; lone surrogates are not text.
 text = st.text(st.characters(exclude_categories=["Cs"]))

@@ -24,15 +24,16 @@ from hypothesis import strategies as st
 
 import tiny
 from configs import ravdess
-from fusion_emotion import metrics
 from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, pictures, report
-from fusion_emotion.evaluate.evaluate import PREDICTIONS, RESULTS, _measures
+from fusion_emotion.evaluate import metrics
+from fusion_emotion.evaluate.results import PREDICTIONS, RESULTS, _measures
 from fusion_emotion.evaluate.table import percent
-from fusion_emotion.input.windows import windows_of
+from fusion_emotion.input.segments import windows_of
 from fusion_emotion.models.fusion import create_model
+from fusion_emotion.pages import figures, pictures
+from fusion_emotion.pages import run as report
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, encode, write_rows
 from fusion_emotion.train.loop import Setup
 from fusion_emotion.train.writer import METRICS
@@ -543,5 +544,5 @@ def test_matplotlib_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     figures.svg_uri(figure)
     assert dict(matplotlib.rcParams) == before
     assert figure.get_facecolor() == (1, 1, 1, 1)
-    program = "import sys; from fusion_emotion.evaluate import pictures; assert 'matplotlib.pyplot' not in sys.modules"
+    program = "import sys; from fusion_emotion.pages import pictures; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -20,7 +20,7 @@ CLIPS_OF_A_SPEAKER = 100
 # A process of its own, so that the memory is of this work alone.
 MEASURED = """
 import json, pathlib, re, sys, time
-from fusion_emotion.input.windows import split_windows, usable_rows
+from fusion_emotion.input.segments import split_windows, usable_rows
 
 split = {"fold": 0, "n_folds": 5, "test_fraction": 0.2, "validation_fraction": 0.125, "seed": 0}
 began = time.process_time()

@@ -8,8 +8,7 @@ import pytest
 from sklearn import metrics as reference
 
 import tiny
-from fusion_emotion import metrics
-from fusion_emotion.evaluate import statistics
+from fusion_emotion.evaluate import metrics, statistics
 from fusion_emotion.evaluate.statistics import (
     Answers,
     apply_temperature,

@@ -17,7 +17,7 @@ import pytest
 
 import run_tiny
 import tiny
-from fusion_emotion import modes
+from fusion_emotion import commands
 from fusion_emotion.errors import UserError
 from fusion_emotion.train import devices, loop
 from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints
@@ -269,10 +269,10 @@ def test_a_workdir_says_what_changed_and_refuses_what_may_not(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = run_tiny.settings(**CONFIG)
-    modes._save_config(config, tmp_path)
-    modes._check_owner(run_tiny.settings(**CONFIG, train__resident_gb=1.0, profile__steps=[1, 2]), tmp_path)
+    commands._save_config(config, tmp_path)
+    commands._check_owner(run_tiny.settings(**CONFIG, train__resident_gb=1.0, profile__steps=[1, 2]), tmp_path)
     assert capsys.readouterr().out == ""
-    modes._check_owner(run_tiny.settings(**{**CONFIG, "train__epochs": 30}), tmp_path)
+    commands._check_owner(run_tiny.settings(**{**CONFIG, "train__epochs": 30}), tmp_path)
     assert capsys.readouterr().out == "changed    train.epochs is 12 there, 30 here\n"
     for field, value in (
         ("model__features", 17),
@@ -281,12 +281,12 @@ def test_a_workdir_says_what_changed_and_refuses_what_may_not(
         ("train__learning_rate", 0.5),
     ):
         with pytest.raises(UserError, match=rf"{field.replace('__', '.')} is .* there, {value!r} here"):
-            modes._check_owner(run_tiny.settings(**{**CONFIG, field: value}), tmp_path)
+            commands._check_owner(run_tiny.settings(**{**CONFIG, field: value}), tmp_path)
 
 
 def test_a_workdir_of_another_version_is_named(tmp_path: pathlib.Path) -> None:
     config = run_tiny.settings(**CONFIG)
-    modes._save_config(config, tmp_path)
-    assert modes.load_config(tmp_path, like=config)["train"] == config["train"]
+    commands._save_config(config, tmp_path)
+    assert commands.load_config(tmp_path, like=config)["train"] == config["train"]
     with pytest.raises(UserError, match=r"config\.json lacks train\.newer: another version"):
-        modes.load_config(tmp_path, like={**config, "train": {**config["train"], "newer": 1}})
+        commands.load_config(tmp_path, like={**config, "train": {**config["train"], "newer": 1}})

@@ -16,7 +16,7 @@ import pytest
 import run_tiny
 import tiny
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate.evaluate import evaluate
+from fusion_emotion.evaluate.results import evaluate
 from fusion_emotion.models.fusion import create_model
 from fusion_emotion.train import devices, loop
 from fusion_emotion.train.checkpoint import Checkpoints, score

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tiny
 from fusion_emotion.errors import UserError
 from fusion_emotion.input.batches import Batch, Source, cut, evaluation_batches, training_batches
-from fusion_emotion.input.windows import Windows, n_times, split_windows, usable_rows, windows_of
+from fusion_emotion.input.segments import Windows, n_times, split_windows, usable_rows, windows_of
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, Row, encode, write_rows
 
 SIZE = 4

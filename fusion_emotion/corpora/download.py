@@ -18,8 +18,9 @@ from collections.abc import Sequence
 import tqdm
 
 from fusion_emotion.corpora.fetch import FetchError, Patience, ask, fetch, held_bytes
-from fusion_emotion.corpora.unpack import sync, unpack
+from fusion_emotion.corpora.unpack import unpack
 from fusion_emotion.errors import UserError, did_you_mean
+from fusion_emotion.files import sync
 from fusion_emotion.locks import held
 
 RECORD = "1188976"

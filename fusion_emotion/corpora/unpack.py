@@ -12,6 +12,7 @@ import zipfile
 import zlib
 
 from fusion_emotion.errors import UserError
+from fusion_emotion.files import sync
 
 _CLIP = re.compile(r"Actor_\d\d/[\w-]+\.(?:mp4|wav)", re.ASCII)
 _BLOCK_BYTES = 1 << 20
@@ -50,15 +51,6 @@ def unpack(archive: pathlib.Path, root: pathlib.Path) -> tuple[dict[str, int], l
     for folder in {(root / info.filename).parent for info in clips}:
         sync(folder)
     return {info.filename: info.file_size for info in clips}, passed_over
-
-
-def sync(path: pathlib.Path) -> None:
-    """Waits until the file's content, or the folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _clips(archive: pathlib.Path, opened: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[str]]:

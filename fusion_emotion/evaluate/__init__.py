@@ -1,1 +1,1 @@
-"""Checkpoints to numbers, and numbers to a report."""
+"""One model, or a baseline, on clips: answers, measures and their intervals."""

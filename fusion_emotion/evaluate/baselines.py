@@ -17,14 +17,14 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from fusion_emotion import metrics
 from fusion_emotion.corpora.protocols import Part
 from fusion_emotion.errors import UserError, did_you_mean
-from fusion_emotion.input.windows import Windows
-from fusion_emotion.models.mfcc import mfcc
+from fusion_emotion.evaluate import metrics
+from fusion_emotion.input.segments import Windows
+from fusion_emotion.models.frontend import mfcc
 from fusion_emotion.prepare.records import decode, shard_paths
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ
 from fusion_emotion.train.loop import Setup
+from fusion_emotion.units import SAMPLE_RATE_HZ
 
 MEANING = {
     "majority": "the most frequent emotion of the training part, always",

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float, Int
 
-from fusion_emotion import metrics
+from fusion_emotion.evaluate import metrics
 from fusion_emotion.prepare.records import Row
 
 Statistic = Literal["uar", "war", "macro_f1"]

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, Num
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 Batch = Mapping[str, Any]  # see `input.batches`
 
@@ -313,4 +313,4 @@ def _mixup(batch: dict[str, Any], keys: Key[Array, "batch"], *, alpha: float) ->
 
 def _faces(strip: Num[Array, "S W 3"]) -> Num[Array, "S faces side 3"]:
     """A strip with an axis for its faces."""
-    return strip.reshape(strip.shape[0], STRIP_FRAMES, -1, 3)
+    return strip.reshape(strip.shape[0], FRAME_RATE_HZ, -1, 3)

@@ -8,9 +8,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from fusion_emotion.input.windows import Windows, n_times
+from fusion_emotion.input.segments import Windows, n_times
 from fusion_emotion.prepare.records import Record, decode, shard_paths
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 Batch = dict[str, Any]  # arrays, or the scalars of one example
 
@@ -24,16 +24,16 @@ def cut(record: Record, start: int) -> Batch:
     found within the window, `has_audio` whether any sound reaches into it. `resident.cut` is the same on the device.
     """
     size = record.faces.shape[1]
-    faces = record.faces[start : start + STRIP_FRAMES]
-    has_video = bool(record.face_found[start : start + STRIP_FRAMES].any())
+    faces = record.faces[start : start + FRAME_RATE_HZ]
+    has_video = bool(record.face_found[start : start + FRAME_RATE_HZ].any())
     if not len(faces):
         faces = np.zeros((1, size, size, 3), np.uint8)
-    short = STRIP_FRAMES - len(faces)
+    short = FRAME_RATE_HZ - len(faces)
     if short:
         faces = np.concatenate([faces, np.repeat(faces[-1:], short, axis=0)])
     sound = record.waveform[start * SAMPLES_PER_FRAME : start * SAMPLES_PER_FRAME + SAMPLE_RATE_HZ]
     return {
-        "strip": faces.swapaxes(0, 1).reshape(size, STRIP_FRAMES * size, 3),
+        "strip": faces.swapaxes(0, 1).reshape(size, FRAME_RATE_HZ * size, 3),
         "waveform": np.pad(sound, (0, SAMPLE_RATE_HZ - len(sound))),
         "has_video": np.bool_(has_video),
         "has_audio": np.bool_(len(sound) > 0),
@@ -69,7 +69,7 @@ class Source:
     def random_pick(self, index: int, rng: np.random.Generator) -> Batch:
         """A window of the same clip that starts at any of its sample times."""
         picked = self.pick(index)
-        last = max(0, n_times(self.windows.rows[picked["clip"]]) - STRIP_FRAMES)
+        last = max(0, n_times(self.windows.rows[picked["clip"]]) - FRAME_RATE_HZ)
         return {**picked, "start": np.int32(rng.integers(last + 1))}
 
     def window(self, index: int) -> Batch:

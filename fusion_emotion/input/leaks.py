@@ -33,9 +33,9 @@ from jaxtyping import Float32, Int, Int16, UInt8
 
 from fusion_emotion.corpora.protocols import SPEAKER_INDEPENDENT, Part
 from fusion_emotion.errors import UserError
-from fusion_emotion.input.windows import Windows
+from fusion_emotion.input.segments import Windows
 from fusion_emotion.prepare.records import Row, decode, shard_paths
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 Kind = Literal["speaker", "take", "clip", "window", "sound", "near sound", "faces", "near faces"]
 Severity = Literal["error", "warning", "inherent"]
@@ -210,7 +210,7 @@ def _overlapping(windows_by_part: Mapping[Part, Windows]) -> Iterator[tuple[str,
     for name, by_part in starts.items():
         for one, other in itertools.combinations(by_part, 2):
             apart = np.abs(np.subtract.outer(by_part[one], by_part[other]))
-            if (apart < STRIP_FRAMES).any():
+            if (apart < FRAME_RATE_HZ).any():
                 yield name, (one, other)
 
 

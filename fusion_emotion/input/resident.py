@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion_emotion.input.batches import Batch, Source
 from fusion_emotion.prepare.records import Row
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +65,7 @@ def with_media(resident: Resident, picked: Batch) -> Batch:
     """Picked windows with their pictures and sounds: `Source.with_media` under jit."""
     clip, start = picked["clip"], picked["start"]
     n_frames = resident.n_frames[clip]
-    time = start[:, None] + jnp.arange(STRIP_FRAMES)
+    time = start[:, None] + jnp.arange(FRAME_RATE_HZ)
     black = resident.faces.shape[0] - 1
     reached = jnp.minimum(time, n_frames[:, None] - 1)
     frame = jnp.where((start < n_frames)[:, None], resident.first_frame[clip][:, None] + reached, black)

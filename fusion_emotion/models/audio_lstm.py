@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int16
 
+from fusion_emotion.models.frontend import cepstrum, log_mel
 from fusion_emotion.models.layers import LSTM, BatchNorm, Tap
-from fusion_emotion.models.mfcc import cepstrum, log_mel
 
 
 class AudioLSTM(nn.Module):

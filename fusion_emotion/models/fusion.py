@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from fusion_emotion.errors import UserError, did_you_mean
 from fusion_emotion.models.audio_lstm import AudioLSTM
 from fusion_emotion.models.layers import Tap, dropout
-from fusion_emotion.models.strip_cnn import OriginalStripCNN, StripCNN
+from fusion_emotion.models.strip import OriginalStripCNN, StripCNN
 
 MODALITIES = ("audio+video", "audio", "video")
 STRIP_NETWORKS = ("patch", "original")

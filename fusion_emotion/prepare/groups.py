@@ -15,9 +15,9 @@ import msgpack
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from fusion_emotion.corpora.clip import Clip
-from fusion_emotion.corpora.unpack import sync
+from fusion_emotion.files import atomic, sync
 from fusion_emotion.prepare import pool
-from fusion_emotion.prepare.records import MANIFEST, SHARDS, Row, atomic, encode, read_rows, write_rows
+from fusion_emotion.prepare.records import MANIFEST, SHARDS, Row, encode, read_rows, write_rows
 from fusion_emotion.prepare.settings import Settings
 
 PENDING, CLOSED = "pending", "closed"

@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float, Float32, Int, Int16, UInt8
 
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 # decord does not tell a track's own rate, so it is asked for RAVDESS's (which then is untouched), and soxr does the
 # one resampling that matters.
@@ -28,7 +28,7 @@ class MediaError(Exception):
 
 def sample_times(duration_s: float) -> Float[np.ndarray, "T"]:
     """The times (k + 0.5) / 5 s within a clip, at least one."""
-    return (np.arange(max(1, int(np.ceil(duration_s * STRIP_FRAMES - 0.5)))) + 0.5) / STRIP_FRAMES
+    return (np.arange(max(1, int(np.ceil(duration_s * FRAME_RATE_HZ - 0.5)))) + 0.5) / FRAME_RATE_HZ
 
 
 def nearest(timestamps: Float[np.ndarray, "frames"], times: Float[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:

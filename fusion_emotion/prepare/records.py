@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import sys
-import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgpack
 import numpy as np
 from jaxtyping import Bool, Float32, Int16, UInt8
 
-from fusion_emotion.corpora.unpack import sync
+from fusion_emotion.files import atomic
 
 MANIFEST = "manifest.jsonl"
 SHARDS = "shards"
@@ -107,24 +106,3 @@ def write_rows(path: pathlib.Path, rows: Iterable[Row]) -> None:
 def shard_paths(folder: pathlib.Path) -> list[str]:
     """The shards of a prepared corpus in the order that `Row.record` counts."""
     return [str(path) for path in sorted((folder / SHARDS).glob("*.arrayrecord"))]
-
-
-class atomic:  # noqa: N801 - reads as the statement it is
-    """`with atomic(path) as partial:` write `partial`; it becomes `path` when the block ends well, or never."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        # Two processes, on one machine or on two, never write the same partial file.
-        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-
-    def __enter__(self) -> pathlib.Path:
-        return self.partial
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.partial.unlink(missing_ok=True)
-            return
-        sync(self.partial)
-        self.partial.replace(self.path)
-        # The rename itself is durable once its folder is.
-        sync(self.path.parent)

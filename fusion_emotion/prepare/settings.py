@@ -9,9 +9,6 @@ from typing import Any
 
 from fusion_emotion.errors import UserError, did_you_mean
 
-STRIP_FRAMES = 5  # frames of a strip, which is one second: the frame rate in Hz as well
-SAMPLE_RATE_HZ = 16_000
-SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // STRIP_FRAMES
 RECORD_VERSION = 3  # bump when the same settings give other records
 
 DETECTORS = ("insightface", "centerface")

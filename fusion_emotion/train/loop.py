@@ -13,16 +13,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from fusion_emotion import corpora, metrics
+from fusion_emotion import corpora
 from fusion_emotion.corpora.protocols import Part
 from fusion_emotion.errors import UserError
+from fusion_emotion.evaluate import metrics
 from fusion_emotion.input import resident
 from fusion_emotion.input.augment import Augmentation, check_share
 from fusion_emotion.input.batches import Batch, Source, evaluation_batches, training_batches
-from fusion_emotion.input.windows import WINDOW_SAMPLES, Windows, split_windows, usable_rows
+from fusion_emotion.input.segments import WINDOW_SAMPLES, Windows, split_windows, usable_rows
+from fusion_emotion.models.frontend import mel_shape
 from fusion_emotion.models.fusion import FusionNet, create_model
 from fusion_emotion.models.layers import AXIS
-from fusion_emotion.models.mfcc import mel_shape
 from fusion_emotion.train import devices, settings
 from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints, score
 from fusion_emotion.train.optimizer import create_optimizer, create_schedule

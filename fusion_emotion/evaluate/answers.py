@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate.statistics import Answers
-from fusion_emotion.input.windows import Windows
-from fusion_emotion.prepare.records import atomic
+from fusion_emotion.files import atomic
+from fusion_emotion.input.segments import Windows
 
 PREDICTIONS = "predictions.jsonl"
 

@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fusion_emotion import metrics
-from fusion_emotion.evaluate import degrade, embeddings, figures, page, pictures, saliency, statistics
-from fusion_emotion.evaluate.degrade import Degradation, Degraded
-from fusion_emotion.evaluate.evaluate import protocol_of, surroundings
-from fusion_emotion.evaluate.report import notes
+from fusion_emotion.analyse import degrade, embeddings, saliency
+from fusion_emotion.analyse.degrade import Degradation, Degraded
+from fusion_emotion.evaluate import metrics, statistics
+from fusion_emotion.evaluate.results import protocol_of, surroundings
 from fusion_emotion.evaluate.statistics import Answers
 from fusion_emotion.evaluate.table import percent, table
-from fusion_emotion.models.mfcc import mel_edges_hz
-from fusion_emotion.prepare.records import atomic
-from fusion_emotion.prepare.settings import STRIP_FRAMES
+from fusion_emotion.files import atomic
+from fusion_emotion.models.frontend import mel_edges_hz
+from fusion_emotion.pages import figures, page, pictures
+from fusion_emotion.pages.run import notes
 from fusion_emotion.train import devices
 from fusion_emotion.train.checkpoint import Checkpoints
 from fusion_emotion.train.loop import Evaluator, Outcome, Setup
 from fusion_emotion.train.step import TrainState
+from fusion_emotion.units import FRAME_RATE_HZ
 
 ANALYSIS = "analysis.json"
 PAGE = "analysis.html"
@@ -258,7 +259,7 @@ def _explain(setup: Setup, state: TrainState, outcome: Outcome) -> list[Explaine
     explained = []
     for i, clip in enumerate(clips):
         row = windows.rows[clip]
-        start_s = float(windows.start[middles[i]]) / STRIP_FRAMES
+        start_s = float(windows.start[middles[i]]) / FRAME_RATE_HZ
         picture = pictures.explanation(
             strip=batch["strip"][i] if found.heat is not None and batch["has_video"][i] else None,
             heat=found.heat[i] if found.heat is not None else None,

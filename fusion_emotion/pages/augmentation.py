@@ -13,13 +13,13 @@ import numpy as np
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import page, pictures
 from fusion_emotion.input.augment import Augmentation, augment
 from fusion_emotion.input.batches import Batch, cut
-from fusion_emotion.input.windows import n_times, usable_rows
-from fusion_emotion.models.mfcc import log_mel, mel_edges_hz, mel_shape
+from fusion_emotion.input.segments import n_times, usable_rows
+from fusion_emotion.models.frontend import log_mel, mel_edges_hz, mel_shape
+from fusion_emotion.pages import page, pictures
 from fusion_emotion.prepare.records import Row, decode, shard_paths
-from fusion_emotion.prepare.settings import STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ
 
 CLIPS = 4  # of as many emotions
 TRIES = 16  # draws of which the strongest is shown
@@ -99,7 +99,7 @@ def write_gallery(
     """
     rows, _ = usable_rows(folder, modalities)
     rows = choose(rows)
-    starts = [max(0, n_times(row) - STRIP_FRAMES) // 2 for row in rows]
+    starts = [max(0, n_times(row) - FRAME_RATE_HZ) // 2 for row in rows]
     records = grain.sources.ArrayRecordDataSource(shard_paths(folder))
     windows = [
         {**cut(decode(records[row.record]), start), "label": np.int32(row.label), "mask": np.bool_(True)}
@@ -111,7 +111,7 @@ def write_gallery(
         Shown(
             clip_id=row.clip_id,
             emotion=label_names[row.label],
-            where=f"from {start / STRIP_FRAMES:.1f} s to {start / STRIP_FRAMES + 1:.1f} s",
+            where=f"from {start / FRAME_RATE_HZ:.1f} s to {start / FRAME_RATE_HZ + 1:.1f} s",
             # The next one is what mixup pairs it with.
             **painter.cards(windows[i], windows[(i + 1) % len(windows)], row.clip_id),
         )

@@ -9,8 +9,7 @@ import numpy as np
 
 from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.ravdess import STATEMENTS
-from fusion_emotion.evaluate import figures, page
-from fusion_emotion.evaluate.crossval_results import (
+from fusion_emotion.experiments.summary import (
     NETWORK,
     interval_text,
     mean_text,
@@ -19,7 +18,8 @@ from fusion_emotion.evaluate.crossval_results import (
     std_text,
     system_title,
 )
-from fusion_emotion.evaluate.report import OVERLAP, SYNTHETIC
+from fusion_emotion.pages import figures, page
+from fusion_emotion.pages.run import OVERLAP, SYNTHETIC
 
 REPORT = "crossval.html"
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from fusion_emotion.evaluate.saliency import tapped
+from fusion_emotion.analyse.saliency import tapped
 from fusion_emotion.input.batches import Batch, Source, evaluation_batches
 from fusion_emotion.models.fusion import FusionNet
 

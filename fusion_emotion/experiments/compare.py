@@ -13,13 +13,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import predictions, statistics
-from fusion_emotion.evaluate.crossval_results import NETWORK, interval_text
-from fusion_emotion.evaluate.crossval_results import RESULTS as CROSSVAL
-from fusion_emotion.evaluate.evaluate import RESULTS
-from fusion_emotion.evaluate.predictions import PREDICTIONS, Predictions
+from fusion_emotion.evaluate import answers as predictions
+from fusion_emotion.evaluate import statistics
+from fusion_emotion.evaluate.answers import PREDICTIONS, Predictions
+from fusion_emotion.evaluate.results import RESULTS
 from fusion_emotion.evaluate.statistics import Answers
 from fusion_emotion.evaluate.table import table
+from fusion_emotion.experiments.summary import NETWORK, interval_text
+from fusion_emotion.experiments.summary import RESULTS as CROSSVAL
 
 _NAMES: tuple[tuple[statistics.Statistic, str], ...] = (("uar", "UAR"), ("war", "WAR"))
 _USUAL_LEVEL = 0.05

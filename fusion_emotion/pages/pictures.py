@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fusion_emotion.evaluate.figures import BLUE, CARD_WIDTH_IN, WIDTH_IN, data_uri, styled
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
+from fusion_emotion.pages.figures import BLUE, CARD_WIDTH_IN, WIDTH_IN, data_uri, styled
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 _SENTENCE_IN = 0.26
 _STRIP_HEIGHT_PX = 96  # at most
@@ -73,7 +73,7 @@ def explanation(
     left_in, right_in = 0.52, 0.5
     panels: list[tuple[float, _Draw]] = []
     if heat is not None and strip is not None:
-        height_in = (WIDTH_IN - left_in - right_in) / STRIP_FRAMES
+        height_in = (WIDTH_IN - left_in - right_in) / FRAME_RATE_HZ
         for picture, name in ((strip, "faces"), (_heated(strip, heat), "Grad-CAM")):
             panels.append((height_in, functools.partial(_draw_faces, picture, name=name, start_s=start_s)))
     elif heat is not None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
+from fusion_emotion.files import atomic
 from fusion_emotion.locks import held
-from fusion_emotion.prepare.records import atomic
 from fusion_emotion.prepare.settings import NOT_IN_RECORDS
 
 if TYPE_CHECKING:
-    from fusion_emotion.evaluate.crossval import Run
+    from fusion_emotion.experiments.crossval import Run
     from fusion_emotion.train.loop import Setup
 
 CONFIG = "config.json"
@@ -60,7 +60,7 @@ def evaluate(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 def report(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write the report of a workdir that has results."""
-    from fusion_emotion.evaluate.evaluate import RESULTS
+    from fusion_emotion.evaluate.results import RESULTS
 
     _report(_set_up_again(config, workdir, left=RESULTS, by="evaluate"), workdir)
 
@@ -68,7 +68,7 @@ def report(config: dict[str, Any], workdir: pathlib.Path) -> None:
 def analyse(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write what each modality is worth to the workdir's best checkpoint, where it looked, what its features hold."""
     setup = _set_up_again(config, workdir, left="checkpoints", by="train")
-    from fusion_emotion.evaluate import analysis
+    from fusion_emotion.analyse import analysis
 
     print("\n" + analysis.text(analysis.analyse(setup, workdir)) + "\n")
     print(f"analysis: {workdir / analysis.PAGE}")
@@ -104,13 +104,13 @@ def inspect(config: dict[str, Any], workdir: pathlib.Path) -> None:
     del workdir
     _check(config)
     folder = prepared(config)
-    from fusion_emotion.evaluate.inspect import write_prepared
+    from fusion_emotion.pages.prepared import write_prepared
 
     write_prepared(folder, folder / PREPARED)
     print(f"prepared: {folder / PREPARED}")
     if config["inspect"]["augment"]:
-        from fusion_emotion.evaluate.gallery import write_gallery
         from fusion_emotion.input.augment import Augmentation
+        from fusion_emotion.pages.augmentation import write_gallery
 
         write_gallery(
             folder,
@@ -125,7 +125,7 @@ def inspect(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 def baselines(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Print what simple classifiers reach on the config's split: anyone's model must beat them."""
-    from fusion_emotion import metrics
+    from fusion_emotion.evaluate import metrics
     from fusion_emotion.evaluate.baselines import MEANING, baseline, left_out
     from fusion_emotion.evaluate.table import percent, table
 
@@ -146,7 +146,8 @@ def baselines(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 def crossval(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Run every fold of the config's protocols with every seed, and the baselines; print and write what comes of it."""
-    from fusion_emotion.evaluate import crossval, crossval_report, crossval_results
+    from fusion_emotion.experiments import crossval, summary
+    from fusion_emotion.pages import crossval as crossval_report
 
     _check(config)
     crossval.check(config["crossval"])
@@ -164,16 +165,16 @@ def crossval(config: dict[str, Any], workdir: pathlib.Path) -> None:
         crossval.execute(runs, jobs=config["crossval"]["jobs"], is_done=_is_done, lock=lock)
         names = crossval.baseline_names(runs) if config["crossval"]["baselines"] else []
         crossval.run_baselines(runs, names, folder)
-        results = crossval_results.summarise(config, runs, names)
-        crossval_results.write(results, workdir)
+        results = summary.summarise(config, runs, names)
+        summary.write(results, workdir)
         crossval_report.write_report(results, workdir)
-    print("\n" + crossval_results.text(results) + "\n")
-    print(f"results: {workdir / crossval_results.RESULTS}\nreport: {workdir / crossval_report.REPORT}")
+    print("\n" + summary.text(results) + "\n")
+    print(f"results: {workdir / summary.RESULTS}\nreport: {workdir / crossval_report.REPORT}")
 
 
 def compare(workdirs: Sequence[pathlib.Path]) -> None:
     """Print whether the first of two workdirs is better than the second on the same clips."""
-    from fusion_emotion.evaluate.compare import compare
+    from fusion_emotion.experiments.compare import compare
 
     if len(workdirs) != 2:
         raise UserError(
@@ -272,7 +273,7 @@ def _check(config: dict[str, Any]) -> None:
     from fusion_emotion.corpora import protocols
     from fusion_emotion.input.augment import Augmentation
     from fusion_emotion.models.fusion import create_model
-    from fusion_emotion.models.strip_cnn import PATCH_SIZES
+    from fusion_emotion.models.strip import PATCH_SIZES
     from fusion_emotion.train import settings
 
     create_model(config["model"], n_classes=1)
@@ -309,7 +310,7 @@ def _check_owner(config: dict[str, Any], workdir: pathlib.Path, *, free: Collect
 
 def _is_done(run: "Run") -> bool:
     """Whether a run of a cross-validation is finished, with this config."""
-    from fusion_emotion.evaluate.evaluate import RESULTS
+    from fusion_emotion.evaluate.results import RESULTS
 
     try:
         results = json.loads((run.workdir / RESULTS).read_text(encoding="utf-8"))
@@ -392,7 +393,7 @@ def _guard(setup: "Setup") -> None:
 
 
 def _evaluate(setup: "Setup", workdir: pathlib.Path) -> None:
-    from fusion_emotion.evaluate import evaluate
+    from fusion_emotion.evaluate import results as evaluate
     from fusion_emotion.train import devices
 
     print("\n" + evaluate.results_table(evaluate.evaluate(setup, workdir)) + "\n")
@@ -401,7 +402,7 @@ def _evaluate(setup: "Setup", workdir: pathlib.Path) -> None:
 
 
 def _report(setup: "Setup", workdir: pathlib.Path) -> None:
-    from fusion_emotion.evaluate.report import write_report
+    from fusion_emotion.pages.run import write_report
 
     write_report(setup, workdir, workdir / REPORT)
     print(f"report: {workdir / REPORT}")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, page, pictures
-from fusion_emotion.evaluate.evaluate import PREDICTIONS, RESULTS
-from fusion_emotion.evaluate.page import duration
+from fusion_emotion.evaluate.results import PREDICTIONS, RESULTS
 from fusion_emotion.evaluate.table import percent
+from fusion_emotion.pages import figures, page, pictures
+from fusion_emotion.pages.page import duration
 from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
-from fusion_emotion.prepare.settings import STRIP_FRAMES
 from fusion_emotion.train.writer import read_metrics
+from fusion_emotion.units import FRAME_RATE_HZ
 
 if TYPE_CHECKING:
     from fusion_emotion.train.loop import Setup
@@ -68,7 +68,7 @@ def write_report(setup: "Setup", workdir: pathlib.Path, path: pathlib.Path) -> N
         raise _evaluate_first(workdir, PREDICTIONS, "is of other clips than the test part")
     page.write(
         path,
-        "report.html",
+        "run.html",
         results=results,
         corpus_title=page.CORPUS_TITLES.get(results["corpus"], results["corpus"]),
         notes=notes(results),
@@ -214,7 +214,7 @@ def _examples(
         of_clip = np.flatnonzero(windows.clip == clip_of[row["clip_id"]])
         middle = int(of_clip[len(of_clip) // 2])
         window = source.window(middle)
-        start_s = float(windows.start[middle]) / STRIP_FRAMES
+        start_s = float(windows.start[middle]) / FRAME_RATE_HZ
         seen = "video" in modalities and bool(window["has_video"])
         heard = "audio" in modalities and bool(window["has_audio"]) and bool(window["waveform"].any())
         missing = [

@@ -28,11 +28,11 @@ from tqdm import tqdm
 from fusion_emotion import locks
 from fusion_emotion.corpora import protocols
 from fusion_emotion.errors import Stopped, UserError, did_you_mean
-from fusion_emotion.evaluate import predictions
+from fusion_emotion.evaluate import answers as predictions
 from fusion_emotion.evaluate.baselines import MEANING, baseline, left_out
-from fusion_emotion.evaluate.evaluate import RESULTS
+from fusion_emotion.evaluate.results import RESULTS
 from fusion_emotion.evaluate.table import percent
-from fusion_emotion.input.windows import items_of, split_windows, usable_rows
+from fusion_emotion.input.segments import items_of, split_windows, usable_rows
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.train.loop import Setup
 from fusion_emotion.train.writer import read_metrics

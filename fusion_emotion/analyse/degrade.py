@@ -8,11 +8,11 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool
 
-from fusion_emotion.evaluate.page import hashed
 from fusion_emotion.input.batches import Batch, Source
-from fusion_emotion.input.windows import Windows
+from fusion_emotion.input.segments import Windows
+from fusion_emotion.pages.page import hashed
 from fusion_emotion.prepare.records import Record
-from fusion_emotion.prepare.settings import STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ
 
 Modality = Literal["audio", "video"]
 Change = Callable[[Record], Record]
@@ -115,8 +115,8 @@ def degradations(source: Degraded) -> list[Degradation]:
             axis="frame rate",
             unit="Hz",
             steps=steps(
-                f"{STRIP_FRAMES}",
-                {f"{STRIP_FRAMES / every:.3g}": fewer_frames(keep_every=every) for every in KEEP_EVERY},
+                f"{FRAME_RATE_HZ}",
+                {f"{FRAME_RATE_HZ / every:.3g}": fewer_frames(keep_every=every) for every in KEEP_EVERY},
             ),
         ),
         Degradation(

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fusion_emotion import metrics
 from fusion_emotion.corpora import protocols
-from fusion_emotion.evaluate import predictions, statistics
-from fusion_emotion.evaluate.predictions import PREDICTIONS
+from fusion_emotion.evaluate import answers as predictions
+from fusion_emotion.evaluate import metrics, statistics
+from fusion_emotion.evaluate.answers import PREDICTIONS
 from fusion_emotion.evaluate.table import percent, table
-from fusion_emotion.prepare.records import atomic
+from fusion_emotion.files import atomic
 from fusion_emotion.train import devices
 from fusion_emotion.train.checkpoint import Checkpoints
 from fusion_emotion.train.loop import Evaluator, Outcome, Setup

@@ -14,17 +14,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fusion_emotion import metrics
 from fusion_emotion.corpora import label_names, protocols
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import predictions, statistics
-from fusion_emotion.evaluate.crossval import Run
-from fusion_emotion.evaluate.evaluate import RESULTS as RUN_RESULTS
-from fusion_emotion.evaluate.evaluate import reliability
-from fusion_emotion.evaluate.predictions import PREDICTIONS, Predictions
+from fusion_emotion.evaluate import answers as predictions
+from fusion_emotion.evaluate import metrics, statistics
+from fusion_emotion.evaluate.answers import PREDICTIONS, Predictions
+from fusion_emotion.evaluate.results import RESULTS as RUN_RESULTS
+from fusion_emotion.evaluate.results import reliability
 from fusion_emotion.evaluate.statistics import STATISTICS, Answers
 from fusion_emotion.evaluate.table import table
-from fusion_emotion.prepare.records import Row, atomic
+from fusion_emotion.experiments.crossval import Run
+from fusion_emotion.files import atomic
+from fusion_emotion.prepare.records import Row
 
 RESULTS = "crossval.json"
 NETWORK = "network"

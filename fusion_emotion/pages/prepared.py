@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int
 
 from fusion_emotion import corpora
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import figures, page, pictures
 from fusion_emotion.input.batches import cut
-from fusion_emotion.input.windows import windows_of
+from fusion_emotion.input.segments import windows_of
+from fusion_emotion.pages import figures, page, pictures
 from fusion_emotion.prepare.records import MANIFEST, Record, decode, read_rows, shard_paths
-from fusion_emotion.prepare.settings import SAMPLE_RATE_HZ, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 RANDOM_STRIPS, WORST_STRIPS, SOUNDS = 24, 12, 6  # clips of a sheet
 LONGEST_SOUND_S = 10  # of what a sheet shows of a clip's sound
@@ -137,7 +137,7 @@ def _read(manifest: pathlib.Path) -> tuple[Columns, int]:
         n_windows += len(windows_of([row])) if row.status == "ok" else 0
     strings = {name for name, values in columns.items() if values and isinstance(values[0], str)}
     clips = {name: np.array(values, object if name in strings else None) for name, values in columns.items()}
-    clips["picture_s"] = clips["n_frames"] / STRIP_FRAMES
+    clips["picture_s"] = clips["n_frames"] / FRAME_RATE_HZ
     clips["sound_s"] = clips["n_samples"] / SAMPLE_RATE_HZ
     return clips, n_windows
 
@@ -247,7 +247,7 @@ def _strip_sheets(clips: Columns, record: Callable[[int], Record]) -> list[Sheet
             "Random clips",
             "The hash of a clip's name chooses it; the window is its middle one.",
             _random(clips, seen, RANDOM_STRIPS),
-            lambda record: max(0, len(record.faces) - STRIP_FRAMES) // 2,
+            lambda record: max(0, len(record.faces) - FRAME_RATE_HZ) // 2,
         ),
         sheet(
             "Fewest faces found",
@@ -290,7 +290,7 @@ def _worst(among: Int[np.ndarray, "n"], badness: Float[np.ndarray, "n"], count: 
 
 def fewest_found(record: Record) -> int:
     """The first start of the window with the fewest found faces, in sample times."""
-    found = np.convolve(record.face_found, np.ones(min(STRIP_FRAMES, len(record.face_found)), int), mode="valid")
+    found = np.convolve(record.face_found, np.ones(min(FRAME_RATE_HZ, len(record.face_found)), int), mode="valid")
     return int(found.argmin())
 
 
@@ -301,18 +301,18 @@ def largest_jerk(record: Record) -> int:
         return 0
     centre = (record.box[there, :2] + record.box[there, 2:]) / 2
     middle = there[1 + np.hypot(*np.diff(centre, n=2, axis=0).T).argmax()]
-    return int(np.clip(middle - STRIP_FRAMES // 2, 0, max(0, len(record.faces) - STRIP_FRAMES)))
+    return int(np.clip(middle - FRAME_RATE_HZ // 2, 0, max(0, len(record.faces) - FRAME_RATE_HZ)))
 
 
 def marks(found: Bool[np.ndarray, "T"], start: int) -> list[str]:
     """What is wrong with each face of the window that starts at sample time `start`, or ""."""
-    window = found[start : start + STRIP_FRAMES]
-    return ["" if there else "no face" for there in window] + ["past the end"] * (STRIP_FRAMES - len(window))
+    window = found[start : start + FRAME_RATE_HZ]
+    return ["" if there else "no face" for there in window] + ["past the end"] * (FRAME_RATE_HZ - len(window))
 
 
 def _strip(clips: Columns, clip: int, record: Record, choose: Callable[[Record], int]) -> Shot:
     start = choose(record)
-    start_s = start / STRIP_FRAMES
+    start_s = start / FRAME_RATE_HZ
     side_px = np.median(record.box[:, 2] - record.box[:, 0])
     return Shot(
         clip_id=record.clip_id,

@@ -13,9 +13,9 @@ from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.protocols import Part
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
-from fusion_emotion.prepare.settings import SAMPLES_PER_FRAME, STRIP_FRAMES
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
-WINDOW_SAMPLES = STRIP_FRAMES * SAMPLES_PER_FRAME  # of sound: one second
+WINDOW_SAMPLES = FRAME_RATE_HZ * SAMPLES_PER_FRAME  # of sound: one second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,10 @@ def n_times(row: Row) -> int:
 
 def windows_of(rows: Sequence[Row]) -> Windows:
     """Consecutive windows of one second from the start of each clip; a shorter clip is one window."""
-    counts = np.array([max(1, n_times(row) // STRIP_FRAMES) for row in rows], int)
+    counts = np.array([max(1, n_times(row) // FRAME_RATE_HZ) for row in rows], int)
     clip = np.repeat(np.arange(len(rows)), counts)
     first = np.cumsum(counts) - counts
-    return Windows(rows, clip, STRIP_FRAMES * (np.arange(len(clip)) - first[clip]))
+    return Windows(rows, clip, FRAME_RATE_HZ * (np.arange(len(clip)) - first[clip]))
 
 
 def usable_rows(folder: pathlib.Path, modalities: str) -> tuple[list[Row], Counter[str]]:

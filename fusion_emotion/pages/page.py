@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from fusion_emotion.evaluate.table import percent
-from fusion_emotion.prepare.records import atomic
+from fusion_emotion.files import atomic
 
 CORPUS_TITLES = {"ravdess": "RAVDESS", "sample": "the synthetic sample corpus"}
 CREDITS = {
@@ -24,7 +24,7 @@ CREDITS = {
 def write(path: pathlib.Path, template: str, **values: Any) -> None:
     """Write a template of this folder, filled with `values`, to `path`, whole or not at all."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fusion_emotion", "evaluate"),
+        loader=jinja2.PackageLoader("fusion_emotion", "pages/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

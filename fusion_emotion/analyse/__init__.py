@@ -1,0 +1,1 @@
+"""A trained model under degradation, its gradients, and its features."""
