@@ -5,7 +5,7 @@ class UserError(Exception):
     """A wrong input. The message names the file or field, what was expected, and the remedy."""
 
 
-def did_you_mean(what: str, given: object, valid: list[str] | tuple[str, ...]) -> UserError:
+def unknown_name(what: str, given: object, valid: list[str] | tuple[str, ...]) -> UserError:
     """The error for a name that is none of `valid`; `what` is the config field or flag that held it."""
     return UserError(f"{what}={given!r} is unknown: choose one of {', '.join(valid)}")
 

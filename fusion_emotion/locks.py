@@ -1,53 +1,39 @@
-"""A folder that one process works in."""
+"""A lock file, so that only one process works in a folder."""
 
 import contextlib
 import fcntl
 import os
 import pathlib
-import time
 from collections.abc import Iterator
-from typing import TextIO
 
 from fusion_emotion.errors import UserError
 
-_LOOK_EVERY_S = 0.2
+
+def held_workdir(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a workdir. Raises UserError if another process holds it."""
+    busy = f"{workdir} is in use by process {{process}}: wait for it or stop it, or choose another --workdir"
+    return held(workdir / ".lock", busy)
 
 
 @contextlib.contextmanager
-def held(lock: pathlib.Path, busy: str, *, wait_for_heirs_s: float = 0.0) -> Iterator[int]:
-    """Hold the file `lock`; the system lets go of it when the process ends, however it ends. Yields its descriptor.
+def held(lock: pathlib.Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `lock`; the system frees it when the process ends.
 
-    Processes that inherit the descriptor hold it too: where the one that they have it from is gone, they are waited for
-    so many seconds. Raises UserError where others hold it; `busy` is the message, with {process} for their number.
+    If another process holds it, raise UserError with the message `busy`, in which {process} stands for its number. With
+    `wait`, print the message and wait instead.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_for_heirs_s
     with lock.open("a+") as file:
-        while not _locks(file):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip()
-            if _is_running(holder) or time.monotonic() >= deadline:
-                raise UserError(busy.replace("{process}", holder or "unknown"))
-            time.sleep(_LOOK_EVERY_S)
+            message = busy.replace("{process}", file.read().strip() or "unknown")
+            if not wait:
+                raise UserError(message) from error
+            print(message, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield file.fileno()
-
-
-def _locks(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        yield
