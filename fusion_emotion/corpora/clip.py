@@ -8,8 +8,8 @@ import pathlib
 class Clip:
     """One media file of a corpus.
 
-    `take_id` is the same for every modality of one performance, so that a split by take keeps them together.
-    `label` indexes the corpus's `label_names`. Fields a corpus does not know are empty strings.
+    Ids are qualified by the corpus ("ravdess/05"), so that two corpora never share a speaker. `take_id` is the same for
+    every modality of one performance, so that a split by take keeps them together. Unknown fields are empty strings.
     """
 
     path: pathlib.Path
@@ -18,8 +18,7 @@ class Clip:
     take_id: str
     speaker: str
     sex: str  # "male", "female"
-    label: int
-    emotion: str
+    emotion: str  # in the words of the corpus
     intensity: str  # "normal", "strong"
     statement: str
     repetition: str

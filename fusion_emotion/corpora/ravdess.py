@@ -1,10 +1,14 @@
-"""RAVDESS: file names to clips (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391)."""
+"""RAVDESS (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391): file names to clips."""
 
 import os
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from fusion_emotion.corpora.clip import Clip
+from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
+from fusion_emotion.errors import UserError
 
 LABEL_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
@@ -17,10 +21,7 @@ _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
 
 
 def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
-    """The clip that a file name of the form MM-VV-EE-II-SS-RR-AA describes.
-
-    Raises ValueError, which says what breaks the grammar; nothing is guessed.
-    """
+    """Parse a file name of the form MM-VV-EE-II-SS-RR-AA. Raises ValueError, which names the fault."""
     match = _NAME.fullmatch(path.stem)
     if not match:
         raise ValueError("not of the form MM-VV-EE-II-SS-RR-AA")
@@ -42,16 +43,14 @@ def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
         raise ValueError(f"song (vocal channel 02) has no emotion {emotion}")
     if (modality == "03") == (path.suffix.lower() == ".mp4"):
         raise ValueError(f"modality {modality} does not go with the extension {path.suffix}")
-    label = int(emotion) - 1
     return Clip(
         path=path,
         corpus=corpus,
-        clip_id=path.stem,
-        take_id=path.stem[3:],
-        speaker=actor,
+        clip_id=f"{corpus}/{path.stem}",
+        take_id=f"{corpus}/{path.stem[3:]}",
+        speaker=f"{corpus}/{actor}",
         sex="male" if int(actor) % 2 else "female",
-        label=label,
-        emotion=LABEL_NAMES[label],
+        emotion=LABEL_NAMES[int(emotion) - 1],
         intensity=_INTENSITIES[intensity],
         statement=statement,
         repetition=repetition,
@@ -60,10 +59,39 @@ def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
     )
 
 
-def find_clips(root: pathlib.Path, *, corpus: str = "ravdess") -> tuple[list[Clip], list[tuple[str, str]]]:
-    """Every clip below `root` (`Actor_*/` folders or flat), by name, and the (path, reason) of what broke the grammar.
+def find(root: pathlib.Path, wanted: Wanted, *, corpus: str = "ravdess") -> Found:
+    """Find the clips of a channel and of some actors, flat or in folders.
 
-    Symbolic links are followed, but no folder is entered twice, so a loop of them cannot trap the walk.
+    Audio alone takes the audio-only files (modality 03) if there are any, else the sound of the audio-visual ones (01):
+    both are the same takes. Any other config takes the audio-visual files. Raises UserError if no clip is as wanted.
+    """
+    found = find_all(root, corpus=corpus)
+    modalities = {clip.modality for clip in found.clips}
+    modality = "a" if wanted.audio_alone and "a" in modalities else "av"
+    of_channel = [
+        clip for clip in found.clips if clip.modality == modality and wanted.channel in (clip.channel, "both")
+    ]
+    speakers = [f"{corpus}/{actor:02d}" for actor in wanted.actors]
+    clips = [clip for clip in of_channel if not speakers or clip.speaker in speakers]
+    if clips or not found.clips:
+        return Found(clips=clips, passed_over=found.passed_over)
+    lack = f"data.root={str(root)!r} holds no {wanted.channel} clip"
+    if of_channel:
+        raise UserError(f"{lack} of actors {', '.join(map(str, wanted.actors))} (data.actors)")
+    if modality in modalities:
+        raise UserError(f"{lack}: set --config.data.channel=both")
+    remedy = (
+        "--config.model.modalities=audio uses the audio-only files"
+        if "a" in modalities
+        else f"it holds modality {', '.join(sorted(modalities))}; get the audio-video files (01-*.mp4)"
+    )
+    raise UserError(f"{lack} with both sound and picture (01-*.mp4): {remedy}")
+
+
+def find_all(root: pathlib.Path, *, corpus: str = "ravdess") -> Found:
+    """Find every clip below `root`, and the files that break the grammar.
+
+    Symbolic links are followed, but no folder is entered twice, so the walk ends in a loop of links too.
     """
     clips: dict[str, Clip] = {}
     passed_over: list[tuple[str, str]] = []
@@ -73,13 +101,10 @@ def find_clips(root: pathlib.Path, *, corpus: str = "ravdess") -> tuple[list[Cli
         passed_over.append((str(error.filename), f"the folder cannot be read: {error.strerror}"))
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=unreadable):
-        fresh = []
-        for name in sorted(subfolders):
-            real = os.path.realpath(os.path.join(folder, name))
-            if real not in entered:
-                entered.add(real)
-                fresh.append(name)
-        subfolders[:] = fresh
+        # Of two links to one folder the first by name is followed.
+        real = {os.path.realpath(os.path.join(folder, name)): name for name in sorted(subfolders, reverse=True)}
+        subfolders[:] = sorted(name for path, name in real.items() if path not in entered)
+        entered |= real.keys()
         for name in sorted(names):
             path = pathlib.Path(folder, name)
             if path.suffix.lower() not in EXTENSIONS or name.startswith("."):
@@ -89,8 +114,43 @@ def find_clips(root: pathlib.Path, *, corpus: str = "ravdess") -> tuple[list[Cli
             except ValueError as error:
                 passed_over.append((str(path), str(error)))
                 continue
-            if clip.clip_id in clips:
+            if clips.setdefault(clip.clip_id, clip) is not clip:
                 passed_over.append((str(path), f"the same clip as {clips[clip.clip_id].path}"))
-            else:
-                clips[clip.clip_id] = clip
-    return sorted(clips.values(), key=lambda clip: clip.clip_id), passed_over
+    return Found(clips=sorted(clips.values(), key=lambda clip: clip.clip_id), passed_over=passed_over)
+
+
+def _download(root: pathlib.Path, config: Mapping[str, Any]) -> None:
+    from fusion_emotion.corpora.zenodo import install, select
+
+    wanted = Wanted.from_config(config)
+    archives = select(
+        channel=wanted.channel,
+        modality="a" if wanted.audio_alone else "av",
+        actors=wanted.actors or range(1, 25),
+    )
+    run = config["run"]
+    install(root, archives, base_url=run["download_url"], keep_archives=run["keep_archives"])
+
+
+CORPUS = Corpus(
+    name="ravdess",
+    title="RAVDESS",
+    licence="CC BY-NC-SA 4.0",
+    credit=(
+        "Pictures and sound are of RAVDESS (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391), cropped and resampled, "
+        "under its licence CC BY-NC-SA 4.0; share them under the same licence."
+    ),
+    label_names=LABEL_NAMES,
+    expects=".mp4, .wav or .flac files named MM-VV-EE-II-SS-RR-AA, flat or in Actor_*/ folders",
+    find=find,
+    groups=("speaker", "sex", "intensity", "statement"),
+    value_titles={"statement": dict(zip(("01", "02"), STATEMENTS, strict=True))},
+    human={"audio": 0.624, "video": 0.75, "audio+video": 0.80},
+    human_caveat=(
+        "Human raters, of RAVDESS speech (Livingstone & Russo 2018): 62.4 % from sound, 75 % from pictures, about 80 % "
+        "from both (this last figure is unconfirmed). They were asked in another way: neutral and calm count as one "
+        "answer for them and as two here, they had no training on takes like these, and theirs is a share of ratings "
+        "rather than a UAR. No figure for each emotion is known, so one line stands for all."
+    ),
+    download=_download,
+)

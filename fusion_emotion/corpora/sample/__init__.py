@@ -1,33 +1,40 @@
 """The sample corpus: synthetic talking heads in RAVDESS's layout, made on this computer at first use.
 
-With it everything can be run without a download: real H.264 and AAC files, faces that detectors find, speech. It says
-nothing of how well a system recognises people's emotions. What is played is in `script.py`.
+It lets everything run without a download: real H.264 and AAC files, faces that detectors find, speech. Results on it
+say nothing about recognising people's emotions. `script.py` defines the actors and the clips.
 """
 
 import concurrent.futures
 import contextlib
-import fcntl
+import functools
 import json
 import multiprocessing
+import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import tqdm
 
+from fusion_emotion.corpora import ravdess
+from fusion_emotion.corpora.corpus import Corpus
 from fusion_emotion.corpora.sample import script
 from fusion_emotion.errors import UserError
+from fusion_emotion.locks import held
 
-CORPUS_VERSION = 1  # to be raised with every change of the picture or the sound
-MOST_ACTORS = 24  # RAVDESS's names know no more
+CORPUS_VERSION = 1  # raise it with every change to the picture or the sound
+MOST_ACTORS = 24  # the limit of RAVDESS's file names
 
 
 def make_corpus(root: pathlib.Path, *, seed: int, actors: int = 10, workers: int) -> None:
-    """Makes what is missing below `root` of the corpus of `seed`: `actors` actors, eight emotions, two statements each.
+    """Make the missing clips of a sample corpus in `root`: two statements in eight emotions for each actor.
 
-    Takes about 0.4 s of one core a clip, and nothing where the corpus is there already. A sample corpus of another
-    seed, version or number of actors makes way for the new one. A clip appears under its name only when it is whole,
-    and `root/sample.json` only when all are. The same seed gives the same files on the same computer.
+    Takes about 0.4 s of one core for each clip, and no time if the corpus is complete. A sample corpus of another seed,
+    version or number of actors is replaced. A clip gets its name only when it is complete, and `root/sample.json` is
+    written when all clips are. The same seed gives the same files on the same computer. If another process makes the
+    corpus, print which one and wait for it.
 
-    Raises UserError where `root` holds something that is not a sample corpus.
+    Raises UserError if `root` holds something else than a sample corpus.
     """
     if not 2 <= actors <= MOST_ACTORS:
         raise UserError(f"actors={actors}: the sample corpus has 2 to {MOST_ACTORS}")
@@ -49,9 +56,7 @@ def make_corpus(root: pathlib.Path, *, seed: int, actors: int = 10, workers: int
         strange = sorted(path.name for path in root.iterdir() if path != lock)
         if strange:
             raise UserError(f"{root} holds {strange[0]} but no sample corpus: name an empty or a new folder")
-    with open(lock, "a") as held:
-        # A second run that wants the same corpus waits here, and finds it made.
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with held(lock, f"waiting for process {{process}}, which makes the sample corpus in {root}", wait=True):
         if any(marker.exists() and _read(marker) != recipe for marker in (finished, begun)):
             _clear(root)
             finished.unlink(missing_ok=True)
@@ -74,7 +79,7 @@ def _folder(root: pathlib.Path, actor: int) -> pathlib.Path:
 
 
 def _missing(root: pathlib.Path, actors: int) -> dict[int, list[str]]:
-    """The file names of the clips to be made, by actor."""
+    """Return the file names of the missing clips, by actor."""
     missing = {
         actor: [t.file_name for t in script.takes_of(actor) if not (_folder(root, actor) / t.file_name).exists()]
         for actor in range(1, actors + 1)
@@ -83,7 +88,7 @@ def _missing(root: pathlib.Path, actors: int) -> dict[int, list[str]]:
 
 
 def _clear(root: pathlib.Path) -> None:
-    """Deletes the clips of a sample corpus, finished or not, and nothing else."""
+    """Delete the clips of a sample corpus, complete or not, and nothing else."""
     for actor in range(1, MOST_ACTORS + 1):
         folder = _folder(root, actor)
         for take in script.takes_of(actor):
@@ -94,7 +99,7 @@ def _clear(root: pathlib.Path) -> None:
 
 
 def _record(root: pathlib.Path, missing: dict[int, list[str]], *, seed: int, workers: int) -> None:
-    """Makes the missing clips, each actor in a fresh process: only there does eSpeak NG repeat itself."""
+    """Make the missing clips, each actor in a new process: eSpeak NG is reproducible only there."""
     wanted = [_folder(root, actor) / name for actor, names in missing.items() for name in names]
     if not wanted:
         return
@@ -114,8 +119,27 @@ def _record(root: pathlib.Path, missing: dict[int, list[str]], *, seed: int, wor
 
 
 def _act(folder: pathlib.Path, actor: int, names: list[str], seed: int) -> None:
-    # Only the workers pay for OpenCV, PyAV and eSpeak NG.
+    # Import here: only the workers need OpenCV, PyAV and eSpeak NG.
     from fusion_emotion.corpora.sample import studio
 
     folder.mkdir(exist_ok=True)
     studio.make_actor(folder, actor, names, seed=seed)
+
+
+def _make(root: pathlib.Path, config: Mapping[str, Any]) -> None:
+    make_corpus(root, seed=0, workers=config["run"]["workers"] or os.cpu_count() or 1)
+
+
+CORPUS = Corpus(
+    name="sample",
+    title="the synthetic sample corpus",
+    licence="Apache-2.0",
+    credit="The faces are warps of NASA's public-domain portrait of Eileen Collins; the voices are espeak-ng's.",
+    label_names=ravdess.LABEL_NAMES,
+    expects="what it makes itself: name an empty or a new folder",
+    find=functools.partial(ravdess.find, corpus="sample"),
+    groups=ravdess.CORPUS.groups,
+    value_titles=ravdess.CORPUS.value_titles,
+    note="The sample corpus is synthetic: a proof of the pipeline, not of emotion recognition.",
+    make=_make,
+)

@@ -1,7 +1,7 @@
-"""A talking head: the made-up portrait before a backdrop, moved by action units.
+"""A talking head: the made-up portrait in front of a backdrop, moved by action units.
 
-Every warp is backward (it says where to read), and fields are placed where the landmarks go, so that a raised brow does
-not drag the eye along.
+All warps are backward: they hold, for each pixel, the place to read. Displacements are defined at the landmarks'
+destinations, so that a raised brow does not move the eye.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from fusion_emotion.corpora.sample.warps import Array, Image, Rectangle, xy
 
 WIDTH, HEIGHT, FRAME_RATE = 640, 360, 25
 
-# How far, in portrait pixels, each unit moves landmarks. `_l` stands for both sides, mirrored.
+# Displacements of landmarks by each unit, in portrait pixels. `_l` means both sides, mirrored.
 _UNITS: dict[str, dict[str, tuple[float, float]]] = {
     "brow_raise": {
         "brow_outer_l": (0, -5), "brow_mid_l": (0, -6.5), "brow_inner_l": (0.5, -6), "fringe_l": (0, -1.5),
@@ -49,13 +49,13 @@ _UNITS: dict[str, dict[str, tuple[float, float]]] = {
         "mouth_corner_l": (3, 1), "cheek_l": (0.5, 1),
     },
 }  # fmt: skip
-# The action units that `Head.frame` takes, in order. The last three move lids and lips, where thin plates would fold.
+# The action units of `Head.frame`, in order. The last three move lids and lips, where thin-plate splines would fold.
 UNITS = (*_UNITS, "lids_close", "lids_tighten", "lips_part")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Crease:
-    """A stroke that darkens the skin with a unit; points are a landmark and an offset in portrait pixels."""
+    """A stroke that darkens the skin with a unit; a point is a landmark and an offset in portrait pixels."""
 
     points: tuple[tuple[str, float, float], ...]
     thickness: float  # portrait pixels
@@ -88,24 +88,24 @@ _CREASES = {
     ),
     "lips_press": (_Crease((("lip_lower", -8, 3), ("lip_lower", 0, 4), ("lip_lower", 8, 3)), 1.5, 0.25),),
 }
-_SHADED_SKIN = xy(0.8, 1.05, 1.1)  # shade takes less of the red
+_SHADED_SKIN = xy(0.8, 1.05, 1.1)  # shade darkens red less
 
-# Of the mouth's widest opening: its height in portrait pixels, the share that raises the upper lip, how far around the
-# seam skin is stretched for it, and the height of the teeth.
+# The widest opening of the mouth: its height, the fraction of it by which the upper lip rises, the distance from the
+# seam over which skin is stretched, and the height of the teeth. Lengths are in portrait pixels.
 _GAPE, _UPPER_SHARE, _LIP_REACH, _TEETH = 16.0, 0.22, 26.0, 4.5
 _MOUTH_INSIDE, _TEETH_ABOVE_INSIDE = xy(58, 18, 20), xy(160, 185, 172)
-_LID_REACH = 6.0  # how far around the eye skin is stretched by the lids, in portrait pixels
-_FIELD_EDGE = 14  # pixels over which the fields of displacement fade out
+_LID_REACH = 6.0  # distance from the eye over which the lids stretch skin, in portrait pixels
+_FIELD_EDGE = 14  # width in pixels of the border over which displacements fade out
 
 
 def _both_sides(landmark: str) -> tuple[tuple[str, int], ...]:
-    """The landmarks that a name of the tables above stands for, and the sign of what goes to the right."""
+    """Return the landmarks of a name in the tables above, each with the sign of its horizontal displacement."""
     return ((landmark, 1), (f"{landmark[:-1]}r", -1)) if landmark.endswith("_l") else ((landmark, 1),)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slit:
-    """An opening of the face: its surroundings within the face's rectangle, and its edges."""
+    """An opening of the face: the rectangle around it within the face's, and its edges."""
 
     where: Rectangle
     edges: tuple[tuple[float, float, float], ...]  # parabolas
@@ -113,13 +113,13 @@ class _Slit:
     half_width: float
 
     def edge(self, index: int, x: Array) -> Array:
-        """The y of an edge at x."""
+        """Return the y of an edge at x."""
         square, linear, constant = self.edges[index]
         return (square * x + linear) * x + constant
 
 
 class Head:
-    """An actor before a backdrop, to be drawn at any expression and pose."""
+    """An actor in front of a backdrop, drawn at any expression and pose."""
 
     def __init__(self, look: Look) -> None:
         self._look = look
@@ -145,12 +145,12 @@ class Head:
         self._mouth = self._slit("mouth_corner_l", "mouth_corner_r", ("lip_seam",), xy(4, 34))
 
     def frame(self, weights: Float32[np.ndarray, "U"], pose: Float32[np.ndarray, "3"], *, aside: float = 0.0) -> Image:
-        """The picture at weights of UNITS and a pose: right and down in pixels, clockwise in radians.
+        """Draw the picture for weights of UNITS and a pose: right and down in pixels, clockwise in radians.
 
-        `aside` moves the actor that many frame widths out of the picture; at 1 only the backdrop is left.
+        `aside` moves the actor to the side by that many frame widths; at 1 only the backdrop is visible.
         """
         smooth, (close, tighten, part) = weights[: len(_UNITS)], weights[len(_UNITS) :].tolist()
-        read = self._face_grid - self._sum(smooth, self._fields, self._face_grid.shape)
+        read = self.warp(smooth)
         shown, inside = self._part_lips(read, part=part)
         face = warps.read_at(self._plate, read).astype(np.float32)
         self._draw_lids(face, read, close=close, tighten=tighten)
@@ -167,18 +167,22 @@ class Head:
             frame = (self._backdrop * (1 - mask) + actor * mask).astype(np.uint8)
         return np.asarray(cv2.flip(frame, 1), np.uint8) if self._look.mirrored else frame
 
+    def warp(self, weights: Float32[np.ndarray, "u"]) -> Float32[np.ndarray, "h w 2"]:
+        """Return the place that each pixel of the face reads at weights of all UNITS but those of lids and lips."""
+        return self._face_grid - self._sum(weights, self._fields, self._face_grid.shape)
+
     @staticmethod
     def _sum(weights: Array, parts: Array, shape: tuple[int, ...]) -> Array:
-        # Not a matrix product: BLAS would start threads of its own in every worker.
+        # Not a matrix product: BLAS would start its own threads in every worker.
         return np.einsum("k,kn->n", weights, parts).reshape(shape)
 
     def _rectangle(self, points: Array, margin: Array) -> Rectangle:
-        """The part of the frame around points, wider by a margin in portrait pixels."""
+        """Return the part of the frame around points, with a margin in portrait pixels."""
         margin = margin * self._scale
         return warps.rectangle(points.min(axis=0) - margin, points.max(axis=0) + margin, width=WIDTH, height=HEIGHT)
 
     def _pictures(self) -> tuple[Image, Image, Float32[np.ndarray, "H W"]]:
-        """The actor before the backdrop, the backdrop, and where the actor is."""
+        """Return the actor in front of the backdrop, the backdrop, and the actor's mask."""
         look, at, scale = self._look, self._at, self._scale
         size = {"width": WIDTH, "height": HEIGHT}
         read = warps.spline(np.stack([*at.values()]), portrait.magnified([*LANDMARKS.values()]), **size)
@@ -208,7 +212,7 @@ class Head:
         return exposed(scene), exposed(backdrop), np.maximum(head_mask, cloth_mask)[..., 0]
 
     def _units(self) -> tuple[Float32[np.ndarray, "U N"], Float32[np.ndarray, "U M"]]:
-        """Of each unit, over the face's rectangle: displacements [h, w, 2] and darkening creases [h, w, 3], flat."""
+        """Return the displacements [h, w, 2] and darkening [h, w, 3] of each unit over the face's rectangle, flat."""
         rows, columns = self._face
         height, width = rows.stop - rows.start, columns.stop - columns.start
         points = {name: point - xy(columns.start, rows.start) for name, point in self._at.items()}
@@ -239,9 +243,9 @@ class Head:
         return fields.reshape(len(_UNITS), -1), creases.reshape(len(_UNITS), -1)
 
     def _head_motions(self) -> tuple[Rectangle, Float32[np.ndarray, "3 N"]]:
-        """What moves with the head, and its displacements [h, w, 2] by a unit of each number of a pose, flat.
+        """Return the rectangle that moves with the head, and its displacements [h, w, 2] for each pose number, flat.
 
-        The head moves as one; the shoulders and the backdrop follow less and less.
+        The head moves rigidly; the motion fades out over the shoulders and the backdrop.
         """
         centre = xy(*self._look.centre)
         middle, neck = centre + xy(0, -25) * self._scale, centre + xy(0, 55) * self._scale
@@ -253,7 +257,7 @@ class Head:
         return where, np.stack([share * xy(1, 0), share * xy(0, 1), share * turned]).reshape(3, -1)
 
     def _slit(self, left: str, right: str, middles: tuple[str, ...], margin: Array) -> _Slit:
-        """The opening between two corners whose edges pass through `middles`."""
+        """Return the opening between two corners whose edges pass through `middles`."""
         at = self._at
         around = self._rectangle(np.stack([at[name] for name in (left, *middles, right)]), margin)
         rows, columns = (slice(a.start - f.start, a.stop - f.start) for a, f in zip(around, self._face, strict=True))
@@ -262,7 +266,7 @@ class Head:
         return _Slit((rows, columns), edges, sum(ends) / 2, abs(ends[1] - ends[0]) / 2)
 
     def _draw_lids(self, face: Array, read: Array, *, close: float, tighten: float) -> None:
-        """Draws the lids over the face, moved by shares of the eye's opening (close: 1 shuts, below 0 widens).
+        """Draw the lids over the face, moved by fractions of the eye's opening (close: 1 shuts, below 0 widens).
 
         The skin between brow and lid, and below the eye, is stretched column by column, so that nothing folds.
         """
@@ -285,15 +289,15 @@ class Head:
                 face[eye.where] += np.clip(depth + 0.5, 0, 1)[..., None] * (drawn - face[eye.where])
 
     def _part_lips(self, read: Array, *, part: float) -> tuple[Array, Array]:
-        """Parts the lips in `read` by a share of the widest opening; how much of the inside shows, and its colours."""
+        """Part the lips in `read` by a fraction of the widest opening; return the mask and colours of the inside."""
         mouth, reach = self._mouth, _LIP_REACH * self._scale
         x, y = read[mouth.where][..., 0], read[mouth.where][..., 1]
         seam = mouth.edge(0, x)
         arch = np.maximum(1 - ((x - mouth.middle) / mouth.half_width) ** 2, 0)
         gap = part * _GAPE * self._scale * arch
         raised, dropped = _UPPER_SHARE * gap, (1 - _UPPER_SHARE) * gap
-        above, below = seam - raised - y, y - seam - dropped  # the lips, below 0 between them
-        # What lay d from the seam goes to d + raised (1 - d / reach); this is the way back.
+        above, below = seam - raised - y, y - seam - dropped  # distances within the lips; negative between them
+        # A point at distance d from the seam moves to d + raised (1 - d / reach); this is the inverse.
         upper = np.where(seam - y < reach, seam - above / (1 - raised / reach), y)
         lower = np.where(y - seam < reach, seam + below / (1 - dropped / reach), y)
         read[mouth.where][..., 1] = np.where(above > 0, upper, np.where(below > 0, lower, seam))
@@ -303,7 +307,7 @@ class Head:
 
 
 def _backdrop(look: Look) -> Float32[np.ndarray, "H W 3"]:
-    """What is behind the actor: two colours that blend into each other in clouds, 0 to 255."""
+    """Return the backdrop: a cloudy blend of two colours, 0 to 255."""
     rng = np.random.default_rng(look.texture_seed)
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.meshgrid(np.linspace(-1, 1, WIDTH, dtype=np.float32), np.linspace(-0.6, 0.6, HEIGHT, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""What tells one actor's head and picture from another's, drawn from the seed."""
+"""The looks of the actors' heads and pictures, drawn from the seed."""
 
 import colorsys
 import dataclasses
@@ -9,7 +9,7 @@ from fusion_emotion.corpora.sample import script
 
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 
-_GOLDEN = 0.618034  # its multiples modulo 1 are spread evenly, however many actors there are
+_GOLDEN = 0.618034  # its multiples modulo 1 are spread evenly for any number of actors
 _HAIRS: tuple[Colour, ...] = (
     (0.30, 0.20, 0.14),
     (0.80, 0.66, 0.44),
@@ -19,8 +19,8 @@ _HAIRS: tuple[Colour, ...] = (
     (0.48, 0.35, 0.23),
 )
 
-# Landmarks of `portrait` that move together, and how far: ranges to the right and down, in portrait pixels. `_l` stands
-# for both sides, mirrored, so that a negative first range widens.
+# Landmarks of `portrait` that move together, and the ranges of their displacement to the right and down, in portrait
+# pixels. `_l` means both sides, mirrored, so a negative first range widens.
 _Range = tuple[float, float]
 _BROWS = "brow_outer_l brow_mid_l brow_inner_l"
 _EYES = "eye_outer_l eye_upper_l eye_lower_l eye_inner_l lid_outer_l lid_mid_l lid_inner_l"
@@ -78,7 +78,7 @@ class Look:
 
 
 def look_of(actor: int, *, seed: int) -> Look:
-    """The look of an actor: the sex moves hair, jaw and brows, chance the rest."""
+    """Draw the look of an actor: the sex shifts hair, jaw and brows, the rest is random."""
     rng = script.actor_rng(seed, actor, script.Stream.LOOK)
     male = script.sex_of(actor) == "male"
     start = np.random.default_rng(seed).uniform()

@@ -1,6 +1,6 @@
-"""The public-domain portrait of scikit-image (NASA's of Eileen Collins), its mouth closed, and made up as an actor.
+"""scikit-image's public-domain portrait (NASA's, of Eileen Collins) with a closed mouth, recoloured for each actor.
 
-Everything is placed by landmarks read off the portrait by hand, in its pixels. Left is the viewer's left.
+All places are given by landmarks in pixels of the portrait, read off by hand. Left is the viewer's left.
 """
 
 import functools
@@ -17,7 +17,7 @@ from fusion_emotion.corpora.sample.looks import Look
 from fusion_emotion.corpora.sample.warps import Array, Image, Points, xy
 from fusion_emotion.errors import UserError
 
-# The part of the portrait that is used, and how often it is magnified before any warp, so that none of them blurs it.
+# The part of the portrait that is used, and its magnification before the warps, so that they do not blur it.
 _LEFT, _TOP, _WIDE, _HIGH = 130, 0, 200, 210
 _MAGNIFY = 3
 WIDTH, HEIGHT = _WIDE * _MAGNIFY, _HIGH * _MAGNIFY
@@ -25,8 +25,8 @@ WIDTH, HEIGHT = _WIDE * _MAGNIFY, _HIGH * _MAGNIFY
 CENTRE = xy(223, 125)
 LEANING_RAD = 0.055  # clockwise
 
-# The portrait smiles with open lips. They are closed by two warps, one of what is above the seam of the lips and one of
-# what is below: (where something is in the portrait, where it goes).
+# The portrait smiles with open lips. Two warps close them, one above the seam of the lips and one below. Each pair is
+# (place in the portrait, destination).
 _Pair = tuple[tuple[float, float], tuple[float, float]]
 _RELAX: list[_Pair] = [
     ((202, 140), (206, 145.2)), ((246, 140.5), (241.5, 145.7)), ((222, 131), (222, 132.5)),
@@ -55,7 +55,7 @@ _SMILE_FOLDS = (
 )
 _DARK_LIP = xy(92, 42, 40)
 
-# Landmarks of the closed-mouthed portrait.
+# Landmarks of the portrait with a closed mouth.
 LANDMARKS: dict[str, tuple[float, float]] = {
     "brow_outer_l": (189, 91), "brow_mid_l": (199, 88.5), "brow_inner_l": (212, 92.5),
     "brow_outer_r": (263, 96), "brow_mid_r": (249, 92), "brow_inner_r": (237, 93.5),
@@ -88,20 +88,20 @@ _SKIN_OUTLINE = [
 
 
 def magnified(points: Sequence[tuple[float, float]]) -> Points:
-    """Pixels of the portrait as pixels of the magnified pictures that this module returns."""
+    """Convert pixels of the portrait to pixels of the magnified pictures that this module returns."""
     return (np.array(points, np.float32) - xy(_LEFT, _TOP)) * _MAGNIFY + (_MAGNIFY - 1) / 2
 
 
 @functools.cache
 def head_mask() -> Float32[np.ndarray, "H W"]:
-    """1 on the head and the neck, 0 behind; a little inside the outline, clear of the portrait's backdrop."""
+    """Return a mask of head and neck; it ends slightly inside the outline, to exclude the portrait's backdrop."""
     outline = warps.polygon(magnified(_HEAD_OUTLINE), width=WIDTH, height=HEIGHT, softness=0.9 * _MAGNIFY)
     return np.clip((outline - 0.35) / 0.55, 0, 1)
 
 
 @functools.cache
 def _closed() -> Image:
-    """The magnified portrait with its mouth closed and the folds of its smile smoothed away."""
+    """Return the magnified portrait with a closed mouth and without the folds of the smile."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise UserError("the sample corpus is drawn from a picture of scikit-image: pip install -r requirements.txt")
@@ -135,7 +135,7 @@ def _closed() -> Image:
 
 
 def made_up(look: Look) -> Image:
-    """The magnified portrait in the actor's colours: skin, lips, brows, beard and hair."""
+    """Return the magnified portrait in the actor's colours: skin, lips, brows, beard and hair."""
     at = {name: magnified([point])[0] for name, point in LANDMARKS.items()}
     picture: Array = _closed().astype(np.float32) / 255
 

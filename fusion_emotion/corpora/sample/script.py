@@ -1,8 +1,8 @@
-"""What is played: actors, emotions, takes and troubles of the sample corpus. Tables, and the draws that vary them.
+"""The script of the sample corpus: actors, emotions, takes, defects, and the random draws that vary them.
 
-A face shows one of five expressions and a voice one of five ways of speaking, so that neither tells all eight emotions
-apart and both together do: the best mean recall from faces or from voices alone is 5 / 8, from both it is 1. This is so
-on purpose, and says nothing about people.
+There are five expressions and five prosodies for eight emotions. Neither alone separates all emotions, both together
+do: the best mean recall is 5 / 8 from faces or voices alone and 1 from both. This is by design, and says nothing about
+people.
 """
 
 import dataclasses
@@ -48,14 +48,14 @@ EXPRESSIONS: dict[str, dict[str, float]] = {
     "startled": {"brow_raise": 0.85, "lids_close": -0.2, "jaw_drop": 0.8, "lips_part": 0.45},
 }
 
-# How far a sentence opens the lips of each expression, and the jaw with them.
+# The weights that speech adds to lips and jaw, whatever the expression.
 SPEECH_OPENS_LIPS = 0.42
 SPEECH_DROPS_JAW = 0.35
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prosody:
-    """A way of speaking. Pitch and range are in eSpeak NG's units (0 to 99, 50 is its ordinary)."""
+    """A way of speaking. Pitch and range are in eSpeak NG's units (0 to 99, default 50)."""
 
     words_per_minute: int
     pitch: int
@@ -89,7 +89,7 @@ PROSODIES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Voice:
-    """An actor's voice: eSpeak NG's name of it, and what is added to (or multiplies) every prosody."""
+    """An actor's voice: its name in eSpeak NG, and the offsets and factors that it applies to every prosody."""
 
     name: str
     pitch: float
@@ -104,13 +104,13 @@ _VOICES = {
     "female": ("en-us+f3", "en-us+f2", "en-gb-x-rp+f2", "en-us+f4", "en-gb-x-rp+f3", "en-us+f1"),
 }
 
-# Clips in which something is missing, as in real corpora: (actor, emotion, statement).
-NO_FACE = frozenset({(1, "happy", 1), (5, "surprised", 0)})  # nobody in the picture for a second in the middle
+# Clips with defects, as in real corpora: (actor, emotion, statement).
+NO_FACE = frozenset({(1, "happy", 1), (5, "surprised", 0)})  # nobody is in the picture for a second in the middle
 NO_SOUND = frozenset({(2, "angry", 0), (8, "sad", 1)})  # the audio track is digital silence
 
 
 class Stream(enum.IntEnum):
-    """Streams of random numbers: the draws of one never move those of another."""
+    """Independent streams of random numbers: more draws from one do not change another."""
 
     LOOK = 0
     VOICE = 1
@@ -122,7 +122,7 @@ class Stream(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Take:
-    """One clip to be made; `statement` indexes `ravdess.STATEMENTS`."""
+    """One clip; `statement` indexes `ravdess.STATEMENTS`."""
 
     actor: int
     emotion: str
@@ -130,44 +130,44 @@ class Take:
 
     @property
     def key(self) -> tuple[int, str, int]:
-        """As in NO_FACE and NO_SOUND."""
+        """The take as in NO_FACE and NO_SOUND."""
         return self.actor, self.emotion, self.statement
 
     @property
     def file_name(self) -> str:
-        """RAVDESS's name of the clip, below the actor's folder."""
+        """RAVDESS's name of the clip in the actor's folder."""
         emotion = ravdess.LABEL_NAMES.index(self.emotion) + 1
         return f"01-01-{emotion:02d}-01-{self.statement + 1:02d}-01-{self.actor:02d}.mp4"
 
 
 def takes_of(actor: int) -> list[Take]:
-    """The actor's clips, in the order in which they are spoken."""
+    """Return the actor's clips, in the order in which they are spoken."""
     return [Take(actor, emotion, n) for emotion in ravdess.LABEL_NAMES for n in range(len(ravdess.STATEMENTS))]
 
 
 def unfinished(file_name: str) -> str:
-    """What a clip is called while it is being written: no reader takes it for a clip."""
+    """Return the name of a clip while it is being written; readers ignore it."""
     return f".{file_name}.partial"
 
 
 def sex_of(actor: int) -> str:
-    """As RAVDESS numbers its actors."""
+    """Return the sex of an actor; RAVDESS numbers men odd and women even."""
     return "male" if actor % 2 else "female"
 
 
 def actor_rng(seed: int, actor: int, stream: Stream) -> np.random.Generator:
-    """The draws of one actor."""
+    """Return the random generator of one actor and stream."""
     return np.random.default_rng([seed, actor, stream])
 
 
 def take_rng(seed: int, take: Take, stream: Stream) -> np.random.Generator:
-    """The draws of one take."""
+    """Return the random generator of one take and stream."""
     emotion = ravdess.LABEL_NAMES.index(take.emotion)
     return np.random.default_rng([seed, take.actor, emotion, take.statement, stream])
 
 
 def voice_of(actor: int, *, seed: int) -> Voice:
-    """The voice of an actor, drawn from the seed."""
+    """Draw the voice of an actor from the seed."""
     rng = actor_rng(seed, actor, Stream.VOICE)
     names = _VOICES[sex_of(actor)]
     return Voice(
@@ -180,7 +180,7 @@ def voice_of(actor: int, *, seed: int) -> Voice:
 
 
 def prosody_of(take: Take, voice: Voice, *, seed: int) -> Prosody:
-    """How an actor speaks in a take: the emotion's way of speaking, the actor's voice, and a little chance."""
+    """Return the prosody of a take: that of the emotion, changed by the actor's voice and a little chance."""
     rng = take_rng(seed, take, Stream.SPEECH)
     prosody = PROSODIES[PROSODY_OF[take.emotion]]
     return Prosody(

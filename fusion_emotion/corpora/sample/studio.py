@@ -1,4 +1,4 @@
-"""One actor's clips, performed and recorded. Runs in a process of its own: see `voices.speak_all`."""
+"""Makes the clips of one actor. Runs in its own process: see `voices.speak_all`."""
 
 import os
 import pathlib
@@ -13,13 +13,13 @@ from fusion_emotion.corpora.sample.warps import Image
 
 _PAUSE_S = 0.3  # before the speech; half of it after
 _SHORTEST_S, _LONGEST_S = 2.0, 3.0
-_BLINK = (0.5, 1.0, 1.0, 0.7, 0.3)  # how far the lids are closed, frame by frame
-_AWAY_S = 1.16  # long enough to hold a full second of sampled frames wherever it starts
-_WALK = (0.1, 0.3, 0.55, 0.8)  # frame widths from the place, frame by frame on the way out
+_BLINK = (0.5, 1.0, 1.0, 0.7, 0.3)  # closure of the lids in each frame
+_AWAY_S = 1.16  # contains a full second of sampled frames wherever it starts
+_WALK = (0.1, 0.3, 0.55, 0.8)  # distance in frame widths in each frame of walking out
 
 
 def make_actor(folder: pathlib.Path, actor: int, wanted: Collection[str], *, seed: int) -> None:
-    """Makes those of an actor's clips whose file names are wanted; none appears before it is whole."""
+    """Make those clips of an actor whose file names are wanted; each appears only when it is complete."""
     cv2.setNumThreads(1)
     speeches = voices.speak_all(actor, seed=seed)
     head = heads.Head(looks.look_of(actor, seed=seed))
@@ -41,7 +41,7 @@ def make_actor(folder: pathlib.Path, actor: int, wanted: Collection[str], *, see
 def _recorded(
     take: script.Take, speech: Float32[np.ndarray, "S"], *, seed: int
 ) -> tuple[Float32[np.ndarray, "N"], Float32[np.ndarray, "T"]]:
-    """The sound of a take, and how wide the speech opens the mouth in each frame (0 to 1)."""
+    """Return the sound of a take, and the opening of the mouth in each frame (0 to 1)."""
     rng = script.take_rng(seed, take, script.Stream.NOISE)
     samples_per_frame = voices.SAMPLE_RATE_HZ // heads.FRAME_RATE
     spoken_s = len(speech) / voices.SAMPLE_RATE_HZ
@@ -65,7 +65,7 @@ def _recorded(
 def _performed(
     head: heads.Head, take: script.Take, openness: Float32[np.ndarray, "T"], *, seed: int
 ) -> Iterator[Image]:
-    """The frames of a take."""
+    """Yield the frames of a take."""
     rng = script.take_rng(seed, take, script.Stream.FACE)
     frames = len(openness)
     gain = rng.uniform(0.94, 1.06)
@@ -83,7 +83,7 @@ def _performed(
 def _weights(
     take: script.Take, openness: Float32[np.ndarray, "T"], rng: np.random.Generator, *, seed: int
 ) -> Float32[np.ndarray, "T U"]:
-    """The weights of the action units, [frames, len(heads.UNITS)]: the expression held, its strength 0.7 to 1."""
+    """Return the weights of `heads.UNITS` in each frame: the expression (strength 0.7 to 1), speech and blinks."""
     manner = script.actor_rng(seed, take.actor, script.Stream.MANNER).uniform(0.88, 1.12, len(heads.UNITS))
     chance = rng.uniform(0.85, 1.1, len(heads.UNITS))
     seconds = np.arange(len(openness)) / heads.FRAME_RATE
@@ -104,7 +104,7 @@ def _weights(
 
 
 def _poses(frames: int, rng: np.random.Generator) -> Float32[np.ndarray, "T 3"]:
-    """A slow sway of the head around a place of its own: right and down in pixels, roll in radians, [frames, 3]."""
+    """Return the pose in each frame: a slow sway around a random place (right and down in pixels, roll in radians)."""
     seconds = np.arange(frames)[:, None] / heads.FRAME_RATE
     place = rng.uniform([-8, -4, -0.03], [8, 4, 0.03])
     reach = rng.uniform([1, 1, 0.005], [3.5, 2.5, 0.02])

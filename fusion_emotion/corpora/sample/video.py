@@ -1,4 +1,4 @@
-"""Pictures and sound to an .mp4 of H.264 and AAC."""
+"""Writes pictures and sound to an .mp4 of H.264 and AAC."""
 
 import pathlib
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ def write_mp4(
     frame_rate: int,
     sample_rate_hz: int,
 ) -> None:
-    """Writes RGB frames [H, W, 3] and a mono wave, -1 to 1. The same input gives the same bytes."""
+    """Write RGB frames and a mono wave in [-1, 1]. The same input gives the same bytes."""
     with av.open(path, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         container.metadata["comment"] = "synthetic: sample corpus of fusion_emotion"
         video = container.add_stream("libx264", rate=frame_rate)
         audio = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
         audio.bit_rate = 64_000
         audio.options = {"aac_coder": "fast"}
-        # No B frames and a short GOP, as RAVDESS has; one thread, since the workers are the parallelism.
+        # No B frames and a short GOP, as in RAVDESS; one thread, because the workers run in parallel.
         video.options = {"preset": "veryfast", "crf": "22", "bf": "0", "g": "30", "threads": "1"}
         video.pix_fmt = "yuv420p"
         video.thread_count = 1

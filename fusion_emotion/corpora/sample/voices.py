@@ -1,4 +1,4 @@
-"""Speech by eSpeak NG, whose library and data the package `espeakng_loader` carries, shaped by prosody."""
+"""Speech by eSpeak NG (library and data from the package `espeakng_loader`), shaped by prosody."""
 
 import ctypes
 import pathlib
@@ -14,9 +14,9 @@ from fusion_emotion.errors import UserError
 
 SAMPLE_RATE_HZ = 48_000
 _ESPEAK_RATE_HZ = 22_050
-_SPEECH_FLOOR = 0.01  # of the peak: quieter ends are cut off
+_SPEECH_FLOOR = 0.01  # fraction of the peak; quieter ends are trimmed
 
-# Of eSpeak NG's speak_lib.h.
+# Constants of eSpeak NG's speak_lib.h.
 _OUTPUT_SYNCHRONOUS, _DO_NOT_EXIT, _TEXT_IS_UTF8 = 2, 0x8000, 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 
@@ -24,10 +24,10 @@ Wave = Float32[np.ndarray, "N"]
 
 
 def speak_all(actor: int, *, seed: int) -> list[Wave]:
-    """The actor's speech of each of `script.takes_of(actor)`, at SAMPLE_RATE_HZ, -1 to 1, without silence around it.
+    """Speak each of `script.takes_of(actor)`: waves at SAMPLE_RATE_HZ in [-1, 1], without silence around them.
 
-    Call it once a process: eSpeak NG carries a state from one sentence to the next that nothing resets, so that only
-    the first calls of a process, in the same order, repeat exactly.
+    Call it once in a process: eSpeak NG keeps state between sentences that cannot be reset, so only the first calls of
+    a process, in the same order, are reproducible.
     """
     spoken: list[Int16[np.ndarray, "N"]] = []
 
@@ -46,7 +46,7 @@ def speak_all(actor: int, *, seed: int) -> list[Wave]:
     waves = []
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     with tempfile.TemporaryDirectory() as folder:
-        # eSpeak NG cuts off paths of more than about 160 characters.
+        # eSpeak NG truncates paths longer than about 160 characters.
         data = pathlib.Path(folder, "espeak-ng-data")
         data.symlink_to(espeakng_loader.get_data_path())
         rate_hz = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, str(data).encode(), _DO_NOT_EXIT)
@@ -56,7 +56,7 @@ def speak_all(actor: int, *, seed: int) -> list[Wave]:
         checked(library.espeak_SetVoiceByName(voice.name.encode()), f"the voice {voice.name}")
         for take in script.takes_of(actor):
             prosody = script.prosody_of(take, voice, seed=seed)
-            # Some voices breathe at random, by default from the clock.
+            # Some voices add random breath, by default seeded from the clock.
             library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
             for parameter, value in (
                 (_RATE, prosody.words_per_minute),
@@ -75,11 +75,11 @@ def speak_all(actor: int, *, seed: int) -> list[Wave]:
 
 
 def _shaped(spoken: Int16[np.ndarray, "N"], prosody: script.Prosody) -> Wave:
-    """The samples trimmed, brought to SAMPLE_RATE_HZ and to the prosody's tilt, resonance and level."""
+    """Trim samples, resample them to SAMPLE_RATE_HZ and apply the prosody's tilt, resonance and level."""
     loud = np.flatnonzero(np.abs(spoken) > _SPEECH_FLOOR * np.abs(spoken).max())
     spoken = spoken[loud[0] : loud[-1] + 1]
-    # Read at another rate than it was written at, speech has longer or shorter formants, as of another vocal tract.
-    # Rates of 150 Hz times a whole number, and lengths to match, keep the transforms short of large prime lengths.
+    # Reading speech at another rate than it was written at shifts its formants, as another vocal tract would. Rates
+    # that are multiples of 150 Hz, and lengths to match, avoid transforms of large prime lengths.
     steps = round(_ESPEAK_RATE_HZ / 150 * prosody.formant_shift)
     spoken = np.pad(spoken, (0, -len(spoken) % steps))
     count = len(spoken) // steps * (SAMPLE_RATE_HZ // 150)

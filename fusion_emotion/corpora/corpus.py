@@ -1,0 +1,54 @@
+"""What the other rooms know of a corpus."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fusion_emotion.corpora.clip import Clip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The clips that a config asks for."""
+
+    audio_alone: bool
+    channel: str  # speech, song, both
+    actors: tuple[int, ...] = ()  # numbers; (): all
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Wanted":
+        """Read the sections `data` and `model`."""
+        return cls(
+            audio_alone=config["model"]["modalities"] == "audio",
+            channel=config["data"]["channel"],
+            actors=tuple(int(actor) for actor in config["data"]["actors"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """The clips below a folder, sorted by id, and (path, reason) of each file that is not one."""
+
+    clips: Sequence[Clip]
+    passed_over: Sequence[tuple[str, str]] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus: how to find its clips, and what to say of it."""
+
+    name: str
+    title: str  # in a sentence
+    licence: str  # of the data, and so of a model trained on them
+    credit: str  # said on pages that show its pictures or sound
+    label_names: tuple[str, ...]
+    expects: str  # the files it consists of, for the error that there are none
+    find: Callable[[pathlib.Path, Wanted], Found]  # raises UserError for clips that are there but not as wanted
+    groups: tuple[str, ...] = ("speaker", "sex")  # fields of a row to break results down by
+    value_titles: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # by field and value
+    note: str = ""  # said beside every number
+    human: Mapping[str, float] = dataclasses.field(default_factory=dict)  # fraction right, by modalities
+    human_caveat: str = ""
+    make: Callable[[pathlib.Path, Mapping[str, Any]], None] | None = None  # a corpus that is made on this computer
+    download: Callable[[pathlib.Path, Mapping[str, Any]], None] | None = None
