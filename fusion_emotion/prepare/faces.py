@@ -1,4 +1,4 @@
-"""The speaker's face over a clip: one identity, steady boxes, square crops."""
+"""Tracks the speaker's face over a clip: one identity, smoothed boxes, square crops."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,80 +9,77 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from fusion_emotion.prepare.detectors import Detector, Faces
 
-# A face is the same one if its centre moved by less than this share of its size, times the root of the 0.2 s since.
+# Two detections may be one face if the centre moved by less than this share of the face's size, times the root of the
+# number of sample times between them.
 _REACH = 0.6
 # Width of the Gaussian that smooths boxes in time, in samples of 0.2 s.
 _SMOOTHING = 1.0
-# Between two detections that overlap by more than this (intersection over union), boxes are interpolated.
+# Boxes are interpolated between two detections whose intersection over union is larger than this.
 _STEADY_OVERLAP = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """One face over the T sample times of a clip; where it was not found, its box and roll are 0."""
+    """One face over the T sample times of a clip; box and roll are 0 at times without a face."""
 
     box: Float32[np.ndarray, "T 4"]
-    roll: Float32[np.ndarray, "T"]  # of the line through the eyes, radians, clockwise as seen
+    roll: Float32[np.ndarray, "T"]  # angle of the line through the eyes in radians, clockwise in the image
     found: Bool[np.ndarray, "T"]
 
 
 def detect(frames: Iterable[UInt8[np.ndarray, "H W 3"]], detector: Detector, *, every: int) -> list[Faces]:
-    """The faces of each frame, looked for in every `every`-th one and, where the face is steady, interpolated between.
+    """Return the faces of each frame. The detector runs on every `every`-th frame.
 
-    A frame between two detections is looked at itself unless each has one face and the two overlap.
+    The frames between two detections are interpolated if both have one face and the two overlap; otherwise the detector
+    runs on them too.
     """
     faces: list[Faces] = []
-    waiting: list[np.ndarray] = []
+    skipped: list[np.ndarray] = []
     for time, frame in enumerate(frames):
         if time % every:
-            waiting.append(frame)
+            skipped.append(frame)
             continue
-        now = detector(frame)
-        if waiting:
-            steady = _between(faces[-1], now, len(waiting))
-            faces += steady or [detector(frame) for frame in waiting]
-            waiting = []
-        faces.append(now)
-    return faces + [detector(frame) for frame in waiting]
+        detected = detector(frame)
+        if skipped:
+            interpolated = _interpolate(faces[-1], detected, len(skipped))
+            faces += interpolated or [detector(frame) for frame in skipped]
+            skipped = []
+        faces.append(detected)
+    return faces + [detector(frame) for frame in skipped]
 
 
-def _between(one: Faces, other: Faces, count: int) -> list[Faces]:
-    """`count` faces on the way from one to the other, or none if they are not steadily one face."""
-    if len(one.box) != 1 or len(other.box) != 1 or _overlap(one.box[0], other.box[0]) < _STEADY_OVERLAP:
+def _interpolate(before: Faces, after: Faces, count: int) -> list[Faces]:
+    """Return `count` faces between two, or none unless both are one steady face."""
+    if len(before.box) != 1 or len(after.box) != 1 or _overlap(before.box[0], after.box[0]) < _STEADY_OVERLAP:
         return []
-    shares = [(i + 1) / (count + 1) for i in range(count)]
     return [
         Faces(
-            (1 - s) * one.box + s * other.box,
-            np.minimum(one.score, other.score),
-            (1 - s) * one.landmarks + s * other.landmarks,
+            (1 - s) * before.box + s * after.box,
+            np.minimum(before.score, after.score),
+            (1 - s) * before.landmarks + s * after.landmarks,
         )
-        for s in shares
+        for s in ((i + 1) / (count + 1) for i in range(count))
     ]
 
 
 def track(frames: list[Faces], *, width: int, height: int) -> Track:
-    """One person over a clip.
+    """Follow one person over a clip.
 
-    Detections are chained to the nearest earlier one of like size; of the chains, the one is kept that is largest and
-    most central, summed over the clip. So the choice is stable: a passer-by who fills one frame does not win it.
+    Each detection is linked to the nearest earlier one of similar size. The chain with the largest sum of size and
+    centrality over the clip is the speaker, so a passer-by who fills one frame is not chosen.
     """
-    chains: list[dict[int, int]] = []  # time to the index of a face of that time
-
-    def box_of(time: int, index: int) -> np.ndarray:
-        return frames[time].box[index]
-
+    chains: list[dict[int, int]] = []  # time: index of a face at that time
     for time, faces in enumerate(frames):
         pairs = []
         for number, chain in enumerate(chains):
             last = max(chain)
-            before = box_of(last, chain[last])
-            size = _size(before)
+            last_box = frames[last].box[chain[last]]
+            size = _size(last_box)
             for index, box in enumerate(faces.box):
-                distance = _distance(before, box) / size
+                distance = float(np.hypot(*(last_box[:2] + last_box[2:] - box[:2] - box[2:]) / 2)) / size
                 if distance < _REACH * (time - last) ** 0.5 and 0.5 < _size(box) / size < 2:
                     pairs.append((distance, number, index))
-        # The nearest pair first, so that a chain long unseen does not take another's face.
+        # Nearest pairs first, so that a chain without recent detections does not take the face of another.
         taken: set[int] = set()
         for _, number, index in sorted(pairs):
             if time not in chains[number] and index not in taken:
@@ -93,45 +90,43 @@ def track(frames: list[Faces], *, width: int, height: int) -> Track:
     box = np.zeros((len(frames), 4), np.float32)
     roll = np.zeros(len(frames), np.float32)
     if chains:
-        chain = max(chains, key=lambda chain: sum(_weight(box_of(t, i), width, height) for t, i in chain.items()))
+        chain = max(chains, key=lambda chain: sum(_weight(frames[t].box[i], width, height) for t, i in chain.items()))
         for time, index in chain.items():
             found[time] = True
-            box[time] = box_of(time, index)
+            box[time] = frames[time].box[index]
             right_eye, left_eye = frames[time].landmarks[index, :2]
             roll[time] = np.arctan2(*(left_eye - right_eye)[::-1])
     return Track(box, roll, found)
 
 
 def nearest_found(found: Bool[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
-    """For each time the index of the nearest time at which the face was found (the earlier of two)."""
-    there = np.flatnonzero(found)
-    right = np.clip(np.searchsorted(there, np.arange(len(found))), 0, len(there) - 1)
+    """Return, for each time, the index of the nearest time with a face (the earlier of two)."""
+    times, found_times = np.arange(len(found)), np.flatnonzero(found)
+    right = np.clip(np.searchsorted(found_times, times), 0, len(found_times) - 1)
     left = np.maximum(right - 1, 0)
-    times = np.arange(len(found))
-    return np.where(np.abs(times - there[left]) <= np.abs(there[right] - times), there[left], there[right])
+    is_left = np.abs(times - found_times[left]) <= np.abs(found_times[right] - times)
+    return np.where(is_left, found_times[left], found_times[right])
 
 
 def smooth(track: Track) -> Track:
-    """The track averaged in time by a Gaussian over the found times, filled with the nearest of them elsewhere.
+    """Smooth a track in time by a Gaussian over the times with a face; fill the other times with the nearest of them.
 
-    A strip shows the motion of the face in its crop, so the crop itself must not jitter.
+    Smoothing stops the crop from jittering: the motion within the crop should be that of the face.
     """
-    time = np.flatnonzero(track.found).astype(np.float32)
-    reach = np.arange(-4, 5)  # the Gaussian is nil beyond
+    times = np.flatnonzero(track.found).astype(np.float32)
     box, roll = np.zeros_like(track.box), np.zeros_like(track.roll)
-    seen, angle = track.box[track.found], track.roll[track.found]
-    for i, now in enumerate(time):
-        near = np.clip(i + reach, 0, len(time) - 1)
-        near = np.unique(near)
-        weight = np.exp(-0.5 * ((time[near] - now) / _SMOOTHING) ** 2)
+    found_box, found_roll = track.box[track.found], track.roll[track.found]
+    for i, time in enumerate(times):
+        near = np.arange(max(0, i - 4), min(i + 5, len(times)))  # the Gaussian is negligible beyond
+        weight = np.exp(-0.5 * ((times[near] - time) / _SMOOTHING) ** 2)
         weight /= weight.sum()
-        box[int(now)], roll[int(now)] = weight @ seen[near], weight @ angle[near]
+        box[int(time)], roll[int(time)] = weight @ found_box[near], weight @ found_roll[near]
     source = nearest_found(track.found)
     return Track(box[source], roll[source], track.found)
 
 
 def jitter(track: Track) -> float:
-    """The median absolute second difference of the box's centre, in shares of the face's width: shaking, not moving."""
+    """Return the median absolute second difference of the box centre, in face widths; 0 for fewer than 3 boxes."""
     box = track.box[track.found]
     if len(box) < 3:
         return 0.0
@@ -141,7 +136,7 @@ def jitter(track: Track) -> float:
 
 
 def squares(box: Float32[np.ndarray, "T 4"], *, margin: float) -> Float32[np.ndarray, "T 4"]:
-    """Square crops around boxes, wider by `margin` of the longer side on each side."""
+    """Return squares around boxes, enlarged on each side by `margin` times the longer side."""
     centre = (box[:, :2] + box[:, 2:]) / 2
     half = (box[:, 2:] - box[:, :2]).max(axis=1, keepdims=True) * np.float32(0.5 + margin)
     return np.concatenate([centre - half, centre + half], axis=1)
@@ -150,9 +145,9 @@ def squares(box: Float32[np.ndarray, "T 4"], *, margin: float) -> Float32[np.nda
 def crop(
     frame: UInt8[np.ndarray, "H W 3"], square: Float32[np.ndarray, "4"], *, size: int, roll: float = 0.0
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """The square of a frame at `size` px, turned upright by `roll`; what lies outside the frame repeats its edge."""
+    """Crop a square of a frame, turn it upright by `roll` radians and resize it to `size` px; pad by edge pixels."""
     if roll:
-        # A larger square that holds the turned one, so that its corners are picture too.
+        # Crop a larger square that contains the turned one, so that its corners need no padding.
         grow = (square[2] - square[0]) * np.float32(0.21)
         large = crop(frame, square + np.array([-grow, -grow, grow, grow], np.float32), size=round(1.42 * size))
         middle = (len(large) - 1) / 2
@@ -166,26 +161,22 @@ def crop(
     inside = frame[max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)]
     if any(pad):
         inside = cv2.copyMakeBorder(np.ascontiguousarray(inside), *pad, cv2.BORDER_REPLICATE)
-    # Area averaging does not alias where a face is made smaller; it does not interpolate where it is made larger.
-    how = cv2.INTER_AREA if side >= size else cv2.INTER_LINEAR
-    return cv2.resize(inside, (size, size), interpolation=how)
+    # Area averaging avoids aliasing when a face shrinks, but does not interpolate when it is enlarged.
+    interpolation = cv2.INTER_AREA if side >= size else cv2.INTER_LINEAR
+    return cv2.resize(inside, (size, size), interpolation=interpolation)
 
 
 def _size(box: np.ndarray) -> float:
     return float(max(box[2] - box[0], box[3] - box[1], 1))
 
 
-def _distance(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.hypot(*(one[:2] + one[2:] - other[:2] - other[2:]) / 2))
-
-
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     shared = np.prod(np.maximum(0, np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])))
     return float(shared / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - shared))
 
 
 def _weight(box: np.ndarray, width: int, height: int) -> float:
-    """Size of a face, halved at the frame's edge: the speaker is large and central."""
+    """Return a face's size, scaled down to half at the frame's edge: the speaker is large and central."""
     off_centre = np.abs((box[:2] + box[2:]) / (width, height) - 1).max()
     return _size(box) * float(1 - 0.5 * np.clip(off_centre, 0, 1))

@@ -1,8 +1,8 @@
-"""Groups of clips, of which each becomes one shard: what every engine does, on one machine or on many.
+"""Groups of clips, each of which becomes one shard: the steps of every engine, on one machine or on many.
 
-A clip that is finished lies in `pending/`, whole or not at all. When a group is complete, its shard and its rows become
-a folder in `closed/`, both or neither, and its pending files go. When all are closed, they become the shards and the
-manifest. So whatever is killed goes on where it was, and two that do the same work at once do no harm.
+A finished clip is a file in `pending/`, written atomically. When a group is complete, its shard and its rows become a
+folder in `closed/`, by one rename, and its pending files are removed. When all groups are closed, they become the
+shards and the manifest. So a killed preparation resumes where it was, and two at once do no harm.
 """
 
 import dataclasses
@@ -34,33 +34,33 @@ class Group:
 
 
 def set_out(folder: pathlib.Path) -> None:
-    """Make the folders of a preparation, and remove the half-written files of one that was killed."""
+    """Make the folders of a preparation, and remove half-written files of a killed one."""
     for name in (PENDING, CLOSED, SHARDS):
         (folder / name).mkdir(exist_ok=True)
-    # Not the folders in closed/, which go with it: one might be renamed by its writer while it is being emptied.
+    # Not the folders in closed/: their writers may still be renaming them, and they are removed with it.
     for partial in [*folder.glob(".*.partial"), *(folder / PENDING).glob(".*.partial")]:
         partial.unlink(missing_ok=True)
 
 
 def is_closed(folder: pathlib.Path, group: Group) -> bool:
-    """Whether the shard and the rows of a group are there."""
+    """True if the shard and the rows of a group exist."""
     return _closed(folder, group.number).exists()
 
 
 def unfinished(folder: pathlib.Path, group: Group) -> list[tuple[int, Clip]]:
-    """The clips of an open group that are still to be prepared, with their indices."""
+    """Return the clips of an open group that are not prepared yet, with their indices."""
     return [(i, clip) for i, clip in enumerate(group.clips, group.first) if not _pending(folder, i).exists()]
 
 
 def finish(
     folder: pathlib.Path, clips: Sequence[tuple[int, Clip]], settings: Settings, *, workers: int
 ) -> Iterator[int]:
-    """Leave in `pending/` what becomes of each clip, and yield its index; a crash or a hang costs that clip only."""
-    # Sound alone needs no detector, nor its weights.
+    """Prepare clips into `pending/`, and yield the index of each; a crash or a hang costs that clip only."""
+    # Sound alone needs neither a detector nor its weights.
     with_picture = any(clip.modality != "a" for _, clip in clips)
-    argument = folder, settings, with_picture
+    argument, workers = (folder, settings, with_picture), min(workers, len(clips))
     for (index, clip), _, lost in pool.run(
-        clips, _make_work, argument, workers=min(workers, len(clips)), timeout_s=settings.clip_timeout_s
+        clips, _make_work, argument, workers=workers, timeout_s=settings.clip_timeout_s
     ):
         if lost:
             from fusion_emotion.prepare.clip import quarantined
@@ -70,7 +70,7 @@ def finish(
 
 
 def close(folder: pathlib.Path, group: Group) -> None:
-    """Turn the pending files of a complete group into its shard and rows; where two do, those of the first stay."""
+    """Turn the pending files of a complete group into its shard and rows; of two writers the first wins."""
     members = [_pending(folder, index) for index in range(group.first, group.first + len(group.clips))]
     try:
         with tempfile.TemporaryDirectory(
@@ -79,7 +79,7 @@ def close(folder: pathlib.Path, group: Group) -> None:
             partial = pathlib.Path(name)
             rows = []
             with atomic(partial / _SHARD) as shard:
-                # One record a chunk: a batch reads clips from anywhere.
+                # One record a chunk: batches read clips in random order.
                 writer = ArrayRecordWriter(str(shard), "group_size:1")
                 for member in members:
                     fields, record = msgpack.unpackb(member.read_bytes())
@@ -88,7 +88,7 @@ def close(folder: pathlib.Path, group: Group) -> None:
                         writer.write(record)
                 writer.close()
             write_rows(partial / _ROWS, rows)
-            # Fails if the folder is there: shard and rows are of one reading, whoever else is at it.
+            # Fails if the folder exists, so shard and rows come from one writer.
             partial.rename(_closed(folder, group.number))
             sync(folder / CLOSED)
     except OSError:
@@ -99,7 +99,7 @@ def close(folder: pathlib.Path, group: Group) -> None:
 
 
 def join(folder: pathlib.Path, n_groups: int) -> None:
-    """Make the closed groups the shards and the manifest; a group's shard moves first, so this too can be repeated."""
+    """Turn the closed groups into shards and manifest; shards move first, so that a killed join can be repeated."""
     for number in range(n_groups):
         shard = _closed(folder, number) / _SHARD
         if shard.exists():
@@ -111,7 +111,7 @@ def join(folder: pathlib.Path, n_groups: int) -> None:
 
 
 def _joined(folder: pathlib.Path, n_groups: int) -> Iterator[Row]:
-    """The rows of all groups, with the records counted through."""
+    """The rows of all groups, with the records numbered."""
     count = 0
     for number in range(n_groups):
         for row in read_rows(_closed(folder, number) / _ROWS):
@@ -122,7 +122,7 @@ def _joined(folder: pathlib.Path, n_groups: int) -> Iterator[Row]:
 
 
 def _make_work(argument: tuple[pathlib.Path, Settings, bool]) -> Callable[[tuple[int, Clip]], None]:
-    """In a worker: the function that prepares a numbered clip and leaves it in `pending/`."""
+    """In a worker: make the function that prepares a numbered clip into `pending/`."""
     import cv2
 
     from fusion_emotion.prepare.clip import prepare_clip

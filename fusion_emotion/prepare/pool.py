@@ -1,6 +1,7 @@
-"""Worker processes that one bad clip cannot take down."""
+"""Worker processes: a clip that crashes or hangs one of them costs only that clip."""
 
 import collections
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -8,117 +9,126 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_START = multiprocessing.get_context("spawn")  # a fork would copy the parent's threads' locks
+_SPAWN = multiprocessing.get_context("spawn")  # a fork would copy locks that the parent's threads hold
 _STARTUP_S = 120.0
+_LONGEST_WAIT_S = 3600.0
+_CHECK_PARENT_S = 1.0
+
+MakeWork = Callable[[Any], Callable[[Any], Any]]
 
 
 def run(
-    tasks: Iterable[Any],
-    make_work: Callable[[Any], Callable[[Any], Any]],
-    argument: Any,
-    *,
-    workers: int,
-    timeout_s: float,
+    tasks: Iterable[Any], make_work: MakeWork, argument: Any, *, workers: int, timeout_s: float
 ) -> Iterator[tuple[Any, Any, str]]:
     """Yield (task, result, reason) as tasks finish, in any order; `reason` is empty unless the task's worker was lost.
 
-    `make_work(argument)` runs once in each spawned worker and returns the function of a task. A worker that dies
-    (a segmentation fault in a decoder, the kernel's out-of-memory killer) or needs longer than `timeout_s` for one
-    task costs that task only; a new worker takes its place. An exception in `make_work` is raised here.
+    `make_work(argument)` runs once in each spawned worker and returns the function that does a task. If a worker dies
+    (a segmentation fault in a decoder, the out-of-memory killer) or needs longer than `timeout_s` for a task, only that
+    task is lost, and a new worker replaces it. Exceptions of `make_work` and of the function are raised here.
     """
     waiting = collections.deque(tasks)
     pool: list[_Worker] = []
     try:
         while waiting or any(worker.task is not None for worker in pool):
             for worker in pool:
-                if waiting and worker.task is None and worker.ready:
-                    worker.give(waiting.popleft(), timeout_s)
+                if waiting and worker.is_ready and worker.task is None:
+                    worker.begin(waiting.popleft(), timeout_s)
             while waiting and len(pool) < workers:
                 pool.append(_Worker(make_work, argument))
-            first = max(0.0, min(worker.deadline for worker in pool) - time.monotonic())
-            multiprocessing.connection.wait(
-                [handle for worker in pool for handle in (worker.pipe, worker.process.sentinel)],
-                min(first, 3600),
-            )
+            # Until a worker sends a message, ends or reaches its deadline.
+            wait_s = max(0.0, min(worker.deadline for worker in pool) - time.monotonic())
+            handles = [handle for worker in pool for handle in (worker.pipe, worker.process.sentinel)]
+            multiprocessing.connection.wait(handles, min(wait_s, _LONGEST_WAIT_S))
             for worker in list(pool):
-                lost = ""
-                try:
-                    if worker.pipe.poll():
-                        kind, value = worker.pipe.recv()
-                        if kind == "failed":
-                            raise value
-                        if kind == "done":
-                            yield worker.task, value, ""
-                        worker.rest()
-                        continue
-                    if not worker.process.is_alive():
-                        lost = _death(worker.process)
-                    elif time.monotonic() > worker.deadline:
-                        lost = f"took longer than {timeout_s:g} s"
-                except (EOFError, ConnectionResetError):
-                    worker.process.join(5)
-                    lost = _death(worker.process)
-                if lost:
+                event, value = worker.poll()
+                if event == "failed":
+                    raise value
+                if event == "done":
+                    yield worker.task, value, ""
+                    worker.rest()
+                if event == "lost":
                     pool.remove(worker)
                     worker.stop()
-                    if worker.task is None:
-                        raise RuntimeError(f"a worker process {lost} before its first task")
-                    yield worker.task, None, lost
+                    if not worker.is_ready:
+                        raise RuntimeError(f"a worker process {value} before its first task")
+                    if worker.task is not None:
+                        yield worker.task, None, value
     finally:
         for worker in pool:
             worker.stop()
 
 
 class _Worker:
-    def __init__(self, make_work: Callable[[Any], Callable[[Any], Any]], argument: Any):
-        self.pipe, theirs = _START.Pipe()
+    def __init__(self, make_work: MakeWork, argument: Any):
+        self.pipe, child_pipe = _SPAWN.Pipe()
         # Daemonic: it ends with its parent, also when the parent is interrupted.
-        self.process = _START.Process(target=_serve, args=(theirs, make_work, argument), daemon=True)
+        self.process = _SPAWN.Process(target=_serve, args=(child_pipe, make_work, argument), daemon=True)
         self.process.start()
-        theirs.close()
+        child_pipe.close()
         self.task: Any = None
-        self.ready = False
-        self.deadline = time.monotonic() + _STARTUP_S
+        self.is_ready = False
+        self._set_limit(_STARTUP_S)
 
-    def give(self, task: Any, timeout_s: float) -> None:
+    def begin(self, task: Any, timeout_s: float) -> None:
         self.task = task
-        self.deadline = time.monotonic() + timeout_s
-        self.pipe.send(task)
+        self._set_limit(timeout_s)
+        with contextlib.suppress(BrokenPipeError):  # the worker has died, which `poll` will report
+            self.pipe.send(task)
 
     def rest(self) -> None:
-        self.task, self.ready, self.deadline = None, True, float("inf")
+        self.task = None
+        self._set_limit(float("inf"))
+
+    def poll(self) -> tuple[str, Any]:
+        """Return "done" and the result, "failed" and the error, "lost" and the reason, or an event without meaning."""
+        try:
+            if self.pipe.poll():
+                event, value = self.pipe.recv()
+                if event == "ready":
+                    self.is_ready = True
+                    self.rest()
+                return event, value
+        except (EOFError, ConnectionResetError):
+            self.process.join(5)
+            return "lost", self._cause_of_death()
+        if not self.process.is_alive():
+            return "lost", self._cause_of_death()
+        if time.monotonic() > self.deadline:
+            return "lost", f"took longer than {self._limit_s:g} s"
+        return "nothing", None
 
     def stop(self) -> None:
         self.process.kill()
         self.process.join()
         self.pipe.close()
 
+    def _set_limit(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self.deadline = time.monotonic() + limit_s
 
-def _death(process: Any) -> str:
-    code = process.exitcode
-    return f"died of signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+    def _cause_of_death(self) -> str:
+        code = self.process.exitcode
+        return f"died of signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
 
 
-def _serve(pipe: Any, make_work: Callable[[Any], Callable[[Any], Any]], argument: Any) -> None:
+def _serve(pipe: Any, make_work: MakeWork, argument: Any) -> None:
+    """Do the tasks that come through the pipe until the parent ends; runs in the worker."""
     parent = os.getppid()
+    # The pipe closes when the parent ends; if it was killed, the pipe may stay open.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        event, work = _attempt(make_work, argument)
+        pipe.send((event, work) if event == "failed" else ("ready", None))
+        while event != "failed":
+            while not pipe.poll(_CHECK_PARENT_S):
+                if os.getppid() != parent:
+                    return
+            event, result = _attempt(work, pipe.recv())
+            pipe.send((event, result))
+
+
+def _attempt(function: Callable[[Any], Any], argument: Any) -> tuple[str, Any]:
+    """Return "done" and what the function returns, or "failed" and what it raises."""
     try:
-        work = make_work(argument)
+        return "done", function(argument)
     except BaseException as error:
-        pipe.send(("failed", error))
-        return
-    pipe.send(("ready", None))
-    while True:
-        # A parent killed outright closes nothing in time: look for it now and then.
-        while not pipe.poll(1.0):
-            if os.getppid() != parent:
-                return
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
-        try:
-            result = work(task)
-        except BaseException as error:
-            pipe.send(("failed", error))
-            return
-        pipe.send(("done", result))
+        return "failed", error

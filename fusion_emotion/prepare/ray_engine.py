@@ -1,4 +1,4 @@
-"""The engine `ray`: a group of clips is a task, on any machine that sees the clips and the cache folder."""
+"""The engine `ray`: each group of clips is a task on any machine that can access the clips and the cache folder."""
 
 import collections
 import logging
@@ -9,38 +9,37 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare import groups as groups_
-from fusion_emotion.prepare.groups import Group
+from fusion_emotion.prepare.groups import PENDING, Group, close, finish, is_closed, unfinished
 from fusion_emotion.prepare.settings import Settings
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-_LOST_NODES = 10  # that a task may be on before it is given up
-_REACH_S = 10.0
-_OBJECT_STORE_BYTES = 100 << 20  # clips and records go by the file system
-_TASKS_PER_CPU = 2  # submitted at once: the next one is there when one ends, and the driver stays small
+_RETRIES = 10  # of a task whose node dies
+_CONNECT_TIMEOUT_S = 10.0
+_OBJECT_STORE_BYTES = 100 << 20  # small: clips and records go through the file system
+_TASKS_PER_CPU = 2  # submitted at once: one to run and one to follow, which keeps the driver small
 
 
 def close_groups(folder: pathlib.Path, groups: Sequence[Group], settings: Settings) -> Iterator[int]:
-    """Close each group in a task of Ray, and yield its number of clips; the task of a node that dies runs elsewhere.
+    """Close each group in a Ray task and yield its number of clips; if a node dies, its tasks run on another.
 
-    Raises UserError where ray is not installed, its cluster is not there, or a task is lost too often.
+    Raises UserError if ray is not installed, the cluster cannot be reached, or a task is lost too often.
     """
     if not groups:
         return
     try:
         import ray
     except ImportError as error:
-        raise UserError("prepare.engine=ray needs the package ray: pip install -r requirements-ray.txt") from error
+        raise UserError("run.engine=ray needs the package ray: pip install -r requirements-ray.txt") from error
     with _connected(ray, settings):
-        task = ray.remote(num_cpus=1, max_retries=_LOST_NODES)(_close_group)
+        task = ray.remote(num_cpus=1, max_retries=_RETRIES)(close_group)
         waiting = collections.deque(groups)
         running: dict[Any, int] = {}
         while waiting or running:
-            # Asked each time: nodes come and go.
-            most = max(1, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 0)))
-            while waiting and len(running) < most:
+            # Ask each time: nodes join and leave.
+            max_running = max(1, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 0)))
+            while waiting and len(running) < max_running:
                 group = waiting.popleft()
-                running[task.remote(folder, group, settings, _sees(group))] = len(group.clips)
+                running[task.remote(folder, group, settings, _any_clip_exists(group))] = len(group.clips)
             for done in ray.wait(list(running))[0]:
                 try:
                     ray.get(done)
@@ -48,19 +47,21 @@ def close_groups(folder: pathlib.Path, groups: Sequence[Group], settings: Settin
                     raise error.cause from error
                 except ray.exceptions.RayError as error:
                     raise UserError(
-                        f"prepare.engine=ray lost a task for good ({str(error).splitlines()[0]}): "
+                        f"run.engine=ray lost a task for good ({str(error).splitlines()[0]}): "
                         "run the same command again, what is done so far is kept"
                     ) from error
                 yield running.pop(done)
 
 
 def _connected(ray: Any, settings: Settings) -> Any:
-    """Ray's context: the cluster of `prepare.ray_address`, or one on this machine that ends with it."""
-    # Nothing of what is prepared goes to Ray's authors.
+    """Return Ray's context: the cluster at `run.ray_address`, or a temporary one on this machine."""
+    # No usage statistics to Ray's authors.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The machines run this very code, whatever they have installed.
-    how: dict[str, Any] = {"runtime_env": {"py_modules": [str(_PACKAGE)]}, "log_to_driver": False}
-    how["logging_level"] = logging.WARNING
+    options: dict[str, Any] = {
+        "runtime_env": {"py_modules": [str(_PACKAGE)]},  # all machines run this code, not an installed version
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
     address = settings.ray_address
     if not address:
         return ray.init(
@@ -68,38 +69,41 @@ def _connected(ray: Any, settings: Settings) -> Any:
             num_cpus=settings.workers or None,
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            **how,
+            **options,
         )
     try:
         if address != "auto":
-            # Ray itself would go on trying for more than eight minutes.
+            # Check first: Ray itself retries for more than eight minutes.
             host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_REACH_S).close()
-        return ray.init(address=address, **how)
+            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        return ray.init(address=address, **options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"prepare.ray_address={address!r} cannot be reached ({str(error).splitlines()[0]}): expected the host:port "
+            f"run.ray_address={address!r} cannot be reached ({str(error).splitlines()[0]}): expected the host:port "
             "of a head node, auto on a machine of the cluster, or nothing to start Ray here"
         ) from error
 
 
-def _sees(group: Group) -> bool:
-    """Whether this machine sees any clip of a group."""
+def _any_clip_exists(group: Group) -> bool:
+    """Return True if this machine can access any clip of a group."""
     return any(os.path.exists(clip.path) for clip in group.clips)
 
 
-def _close_group(folder: pathlib.Path, group: Group, settings: Settings, seen: bool) -> None:
-    """The task; it goes on where another one stopped. `seen` is whether the driver sees the clips."""
-    if groups_.is_closed(folder, group):
+def close_group(folder: pathlib.Path, group: Group, settings: Settings, driver_sees_clips: bool) -> None:
+    """Prepare and close a group; the body of a task. Clips that an earlier attempt finished are not prepared again."""
+    if is_closed(folder, group):
         return
-    # Clips that are on the other machine only would look like clips that are no good.
-    for path, there in ((folder, (folder / groups_.PENDING).exists()), (group.clips[0].path, _sees(group) or not seen)):
-        if not there:
+    # A machine without the shared folders would quarantine all clips as missing.
+    for path, exists in (
+        (folder, (folder / PENDING).exists()),
+        (group.clips[0].path, _any_clip_exists(group) or not driver_sees_clips),
+    ):
+        if not exists:
             raise UserError(
-                f"prepare.engine=ray: {socket.gethostname()} does not see {path}: "
-                "data.root and prepare.cache must be folders that all machines share"
+                f"run.engine=ray: {socket.gethostname()} does not see {path}: "
+                "data.root and run.cache must be folders that all machines share"
             )
-    # In a process of its own: a clip that crashes the decoder does not take the task along.
-    for _ in groups_.finish(folder, groups_.unfinished(folder, group), settings, workers=1):
+    # In a process of its own, so that a clip that crashes the decoder does not end the task.
+    for _ in finish(folder, unfinished(folder, group), settings, workers=1):
         pass
-    groups_.close(folder, group)
+    close(folder, group)

@@ -1,4 +1,4 @@
-"""The record of a clip, the manifest of a prepared corpus, and how both lie on disk."""
+"""The record of a clip, the manifest of a prepared corpus, and their formats on disk."""
 
 import dataclasses
 import json
@@ -19,13 +19,13 @@ SHARDS = "shards"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """Everything of one clip that training and evaluation need; T sample times at 5 Hz, N samples at 16 kHz."""
+    """The prepared faces and sound of a clip; T sample times at 5 Hz, N samples at 16 kHz."""
 
     clip_id: str
     take_id: str
     speaker: str
     corpus: str
-    label: int
+    emotion: str
     faces: UInt8[np.ndarray, "T S S 3"]  # RGB; T = 0 where the clip has no usable picture
     face_found: Bool[np.ndarray, "T"]  # False: the crop is the nearest found one
     box: Float32[np.ndarray, "T 4"]  # left, top, right, bottom of the crop in pixels of the source
@@ -36,7 +36,7 @@ _DTYPES = {"faces": np.uint8, "face_found": np.bool_, "box": np.float32, "wavefo
 
 
 def encode(record: Record) -> bytes:
-    """A record as msgpack: no pickle, the same bytes for the same record."""
+    """Encode a record as msgpack: no pickle, the same bytes for the same record."""
     packed: dict[str, Any] = {}
     for field in dataclasses.fields(Record):
         value = getattr(record, field.name)
@@ -48,7 +48,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """The record that `encode` wrote; its arrays are views of `data`."""
+    """Decode what `encode` wrote; the arrays are views of `data`."""
     fields = msgpack.unpackb(data)
     for name, dtype in _DTYPES.items():
         shape, raw = fields[name]
@@ -58,14 +58,14 @@ def decode(data: bytes) -> Record:
 
 @dataclasses.dataclass(kw_only=True, slots=True)  # not frozen: a million are then made in three quarters of the time
 class Row:
-    """A line of the manifest: every clip of the corpus has exactly one, whatever became of it."""
+    """A line of the manifest: every clip of the corpus has exactly one, prepared or quarantined."""
 
+    corpus: str
     clip_id: str
     take_id: str
     speaker: str
     sex: str
-    label: int
-    emotion: str
+    emotion: str  # in the words of the corpus
     intensity: str
     statement: str
     repetition: str
@@ -73,22 +73,23 @@ class Row:
     channel: str
     status: str  # "ok" or "quarantined"
     reason: str  # why it is quarantined, or what an `ok` clip lacks; else empty
-    n_frames: int  # T of the record; 0: no picture
-    n_samples: int  # N of the record; 0: no sound
-    found_share: float  # share of the sample times at which the face was found
-    jitter: float  # shaking of the cropped boxes, in shares of the face width (`faces.jitter`)
-    peak: float  # of the waveform, in [0, 1]
-    rms_dbfs: float  # loudness of the waveform
+    n_frames: int = 0  # T of the record; 0: no picture
+    n_samples: int = 0  # N of the record; 0: no sound
+    found_share: float = 0.0  # share of the sample times at which the face was found
+    jitter: float = 0.0  # shaking of the cropped boxes, in shares of the face width (`faces.jitter`)
+    peak: float = 0.0  # of the waveform, in [0, 1]
+    rms_dbfs: float = -120.0  # loudness of the waveform
     detector: str
-    record: int  # index into the shards, in order; -1 where quarantined
+    record: int = -1  # index into the shards, in order; -1 where quarantined
+    label: int = -1  # index into a label set, given when rows are read for a model; never written
 
 
-# Strings that many rows share are kept once: a million rows are then 0.5 GB rather than 1.1.
+# Strings that many rows share are kept once: a million rows then take 0.5 GB in place of 1.1.
 _FEW_VALUES = tuple(f.name for f in dataclasses.fields(Row) if f.type is str and f.name not in ("clip_id", "take_id"))
 
 
 def read_rows(path: pathlib.Path) -> Iterator[Row]:
-    """The rows of a manifest, one at a time."""
+    """Read the rows of a manifest, one at a time."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             fields = json.loads(line)
@@ -98,11 +99,14 @@ def read_rows(path: pathlib.Path) -> Iterator[Row]:
 
 
 def write_rows(path: pathlib.Path, rows: Iterable[Row]) -> None:
-    """A manifest, whole or not at all."""
+    """Write a manifest, all or nothing."""
     with atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        for row in rows:
+            fields = dataclasses.asdict(row)
+            del fields["label"]
+            out.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
 def shard_paths(folder: pathlib.Path) -> list[str]:
-    """The shards of a prepared corpus in the order that `Row.record` counts."""
+    """Return the shards of a prepared corpus in the order that `Row.record` counts."""
     return [str(path) for path in sorted((folder / SHARDS).glob("*.arrayrecord"))]
