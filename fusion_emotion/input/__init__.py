@@ -1,1 +1,1 @@
-"""Records to batches: windows, splits over them, and grain pipelines."""
+"""Records to batches: segments, splits over them, grain pipelines, augmentation, the leak guard."""

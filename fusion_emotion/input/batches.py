@@ -1,122 +1,122 @@
-"""Windows to batches, by grain: first which windows, then their pictures and sounds."""
+"""Segments to batches, by grain: first picks of segments, then their faces and sound."""
 
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import grain
 import numpy as np
 
-from fusion_emotion.input.segments import Windows, n_times
+from fusion_emotion.input.segments import Segments, n_times
+from fusion_emotion.models.batch import Batch
 from fusion_emotion.prepare.records import Record, decode, shard_paths
-from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-
-Batch = dict[str, Any]  # arrays, or the scalars of one example
+from fusion_emotion.units import SAMPLES_PER_FRAME
 
 EVERY = slice(None)
 
 
-def cut(record: Record, start: int) -> Batch:
-    """The pictures and sound of the window of a record that starts at sample time `start`.
+def cut(record: Record, start: int, length: int, *, pad_to: int) -> Batch:
+    """Cut the faces and sound of a segment, in frames of 0.2 s, out of a record, padded as `models.batch` says.
 
-    What the clip does not reach is filled: faces repeat the last one, sound is zero. `has_video` is whether a face was
-    found within the window, `has_audio` whether any sound reaches into it. `resident.cut` is the same on the device.
+    `resident.with_media` does the same on the device.
     """
-    size = record.faces.shape[1]
-    faces = record.faces[start : start + FRAME_RATE_HZ]
-    has_video = bool(record.face_found[start : start + FRAME_RATE_HZ].any())
+    side = record.faces.shape[1]
+    faces, found = (values[start : start + length] for values in (record.faces, record.face_found))
     if not len(faces):
-        faces = np.zeros((1, size, size, 3), np.uint8)
-    short = FRAME_RATE_HZ - len(faces)
-    if short:
-        faces = np.concatenate([faces, np.repeat(faces[-1:], short, axis=0)])
-    sound = record.waveform[start * SAMPLES_PER_FRAME : start * SAMPLES_PER_FRAME + SAMPLE_RATE_HZ]
+        faces, found = np.zeros((1, side, side, 3), np.uint8), np.zeros(1, bool)
+    sound = record.waveform[start * SAMPLES_PER_FRAME : (start + length) * SAMPLES_PER_FRAME]
     return {
-        "strip": faces.swapaxes(0, 1).reshape(size, FRAME_RATE_HZ * size, 3),
-        "waveform": np.pad(sound, (0, SAMPLE_RATE_HZ - len(sound))),
-        "has_video": np.bool_(has_video),
+        "faces": np.concatenate([faces, np.repeat(faces[-1:], pad_to - len(faces), axis=0)]),
+        "face_found": np.pad(found, (0, pad_to - len(found))),
+        "waveform": np.pad(sound, (0, pad_to * SAMPLES_PER_FRAME - len(sound))),
+        "n_samples": np.int32(max(1, len(sound))),
+        "has_video": np.bool_(found.any()),
         "has_audio": np.bool_(len(sound) > 0),
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Windows, and the records of the prepared corpus that they are cut from."""
+    """Segments, and the records of the prepared corpus that they are cut from."""
 
-    windows: Windows
+    segments: Segments
     records: grain.sources.ArrayRecordDataSource
 
     @classmethod
-    def open(cls, folder: pathlib.Path, windows: Windows) -> "Source":
-        """The source of `windows`, which are of the corpus prepared in `folder`."""
-        return cls(windows, grain.sources.ArrayRecordDataSource(shard_paths(folder)))
+    def open(cls, folder: pathlib.Path, segments: Segments) -> "Source":
+        """Open the records of `segments` of the corpus prepared in `folder`."""
+        return cls(segments, grain.sources.ArrayRecordDataSource(shard_paths(folder)))
 
     def record(self, clip: int) -> Record:
-        """The record of a row of the windows."""
-        return decode(self.records[self.windows.rows[clip].record])
+        """Read the record of a row of the segments."""
+        return decode(self.records[self.segments.rows[clip].record])
 
     def pick(self, index: int) -> Batch:
-        """Which clip, which start and which label a window has."""
-        clip = int(self.windows.clip[index])
+        """Return clip, start, length (`n_frames`) and label of a segment."""
+        clip = int(self.segments.clip[index])
         return {
             "clip": np.int32(clip),
-            "start": np.int32(self.windows.start[index]),
-            "label": np.int32(self.windows.rows[clip].label),
+            "start": np.int32(self.segments.start[index]),
+            "n_frames": np.int32(self.segments.length[index]),
+            "label": np.int32(self.segments.rows[clip].label),
             "mask": np.bool_(True),
         }
 
     def random_pick(self, index: int, rng: np.random.Generator) -> Batch:
-        """A window of the same clip that starts at any of its sample times."""
+        """Like `pick`, but the segment starts at any sample time of the clip."""
         picked = self.pick(index)
-        last = max(0, n_times(self.windows.rows[picked["clip"]]) - FRAME_RATE_HZ)
+        last = n_times(self.segments.rows[picked["clip"]]) - int(picked["n_frames"])
         return {**picked, "start": np.int32(rng.integers(last + 1))}
 
-    def window(self, index: int) -> Batch:
-        """The example of a window, with its pictures and sound."""
+    def segment(self, index: int) -> Batch:
+        """Return the example of one segment, padded to the longest length."""
         picked = self.pick(index)
-        return {**picked, **cut(self.record(int(picked["clip"])), int(picked["start"]))}
+        record, pad_to = self.record(int(picked["clip"])), self.segments.cutting.longest
+        return {**picked, **cut(record, int(picked["start"]), int(picked["n_frames"]), pad_to=pad_to)}
 
     def with_media(self, picked: Batch) -> Batch:
-        """Picked windows (a batch of them) with their pictures and sounds."""
+        """Return a batch of picks with faces and sound, all padded to `pad_to`."""
+        places = zip(picked["clip"], picked["start"], picked["n_frames"], strict=True)
+        pad_to = int(picked["pad_to"][0])
         examples = [
-            cut(self.record(int(clip)), int(start)) for clip, start in zip(picked["clip"], picked["start"], strict=True)
+            cut(self.record(int(clip)), int(start), int(length), pad_to=pad_to) for clip, start, length in places
         ]
         return {**picked, **{name: np.stack([example[name] for example in examples]) for name in examples[0]}}
 
 
 def training_batches(
-    source: Source, *, batch_size: int, seed: int, random_starts: bool, share: slice = EVERY, media: bool = True
+    source: Source, *, batch_size: int, seed: int, local: slice = EVERY, media: bool = True
 ) -> grain.DatasetIterator:
-    """Endless batches of shuffled windows, each window once an epoch; the iterator's state can be saved.
+    """Return endless batches of shuffled segments, each once an epoch, as an iterator whose state can be saved.
 
-    With `random_starts` a window starts at any 0.2 s of its clip rather than at its own second. `share` is the part of
-    every batch that this process takes; without `media` a batch says only which windows it is of.
+    `local` is the slice of every batch that this process takes. Without `media` a batch holds picks only.
     """
-    indices = grain.MapDataset.range(len(source.windows)).seed(seed).shuffle().repeat()
-    picked = indices.random_map(source.random_pick) if random_starts else indices.map(source.pick)
-    batches = picked.batch(batch_size, drop_remainder=True).map(lambda batch: _part(batch, share))
-    return iter(_read_ahead(batches.map(source.with_media) if media else batches))
+    indices = grain.MapDataset.range(len(source.segments)).seed(seed).shuffle().repeat()
+    random_start = source.segments.cutting.random_start
+    picked = indices.random_map(source.random_pick) if random_start else indices.map(source.pick)
+    return iter(_batches(source, picked, batch_size=batch_size, local=local, media=media))
 
 
-def evaluation_batches(source: Source, *, batch_size: int, share: slice = EVERY, media: bool = True) -> Iterator[Batch]:
-    """Every window once, in order; the last batch is filled up with masked copies of its first example."""
-    picked = grain.MapDataset.range(len(source.windows)).map(source.pick).batch(batch_size)
-    batches = picked.map(lambda batch: _part(_filled(batch, batch_size), share))
-    yield from _read_ahead(batches.map(source.with_media) if media else batches)
+def evaluation_batches(source: Source, *, batch_size: int, local: slice = EVERY, media: bool = True) -> Iterator[Batch]:
+    """Every segment once, in order; the last batch is filled with masked copies of its first example."""
+    picked = grain.MapDataset.range(len(source.segments)).map(source.pick)
+    yield from _batches(source, picked, batch_size=batch_size, local=local, media=media)
 
 
-def _part(batch: Batch, share: slice) -> Batch:
-    return {name: value[share] for name, value in batch.items()}
+def _batches(
+    source: Source, picked: grain.MapDataset, *, batch_size: int, local: slice, media: bool
+) -> grain.IterDataset:
+    def finished(batch: Batch) -> Batch:
+        """Fill a batch, add its padded length `pad_to` [B], and take this process's slice."""
+        missing = batch_size - len(batch["mask"])
+        batch = {name: np.concatenate([value, np.repeat(value[:1], missing, axis=0)]) for name, value in batch.items()}
+        batch["mask"][batch_size - missing :] = False
+        # The padded length is of the whole batch, so that all processes pad alike.
+        batch["pad_to"] = np.full(batch_size, source.segments.cutting.padded(batch["n_frames"]), np.int32)
+        return {name: value[local] for name, value in batch.items()}
 
-
-def _filled(batch: Batch, batch_size: int) -> Batch:
-    missing = batch_size - len(batch["mask"])
-    filled = {name: np.concatenate([value, np.repeat(value[:1], missing, axis=0)]) for name, value in batch.items()}
-    filled["mask"][batch_size - missing :] = False
-    return filled
-
-
-def _read_ahead(batches: grain.MapDataset) -> grain.IterDataset:
+    batches = picked.batch(batch_size).map(finished)
+    if media:
+        batches = batches.map(source.with_media)
     # One thread: the step itself has the other cores.
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))

@@ -1,21 +1,21 @@
-"""The leak guard: what two parts of a split share, looked for before a step is trained.
+"""The leak guard: compare the parts of a split before a step is trained.
 
-What a finding of each kind is depends on what the protocol promises:
+The severity of a finding follows from the unit that the protocol places:
 
-| kind                                      | speaker-independent | random, takes | random_windows |
-|-------------------------------------------|---------------------|---------------|----------------|
-| speaker                                   | error               | inherent      | inherent       |
-| take, clip                                | error               | error         | inherent       |
-| window (overlapping ones of one clip)     | error               | error         | error          |
-| sound, near sound, faces, near faces      | error               | warning       | warning        |
+| kind                                      | speaker | take     | segment  |
+|-------------------------------------------|---------|----------|----------|
+| speaker                                   | error   | inherent | inherent |
+| take, clip                                | error   | error    | inherent |
+| segment (overlapping ones of one clip)    | error   | error    | error    |
+| sound, near sound, faces, near faces      | error   | warning  | warning  |
 
 The last line is about two clips of different names with the same bytes or the same recording. RAVDESS has one such
 pair, 03-01-03-01-02-01-07 and 03-01-03-01-02-02-07: of one speaker, so no speaker-independent split can part them.
 
-Near sound: clips whose spectral envelopes have the same modulation spectrum are compared by phase correlation (Knapp &
-Carter 1976). Neither depends on gain or on where the clip was cut. Near faces: the deviations of eight pictures of a
-clip from their mean are correlated, so that a person who looks the same twice is no finding; a clip cut elsewhere is
-none either, nor are still pictures unless identical. Constant sound (silence) and constant pictures are not compared.
+Near sound: clips whose spectral envelopes have similar modulation spectra are compared by phase correlation (Knapp &
+Carter 1976). Neither depends on gain or on the place of the cut. Near faces: the deviations of eight pictures of a clip
+from their mean are correlated, so that a person who looks the same twice is no finding. Nor is a clip that is cut
+elsewhere, or a still picture unless it is identical. Constant sound (silence) and constant pictures are not compared.
 """
 
 import dataclasses
@@ -31,32 +31,26 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float32, Int, Int16, UInt8
 
-from fusion_emotion.corpora.protocols import SPEAKER_INDEPENDENT, Part
+from fusion_emotion.corpora.protocols import Part, Protocol
 from fusion_emotion.errors import UserError
-from fusion_emotion.input.segments import Windows
+from fusion_emotion.input.segments import Segments
 from fusion_emotion.prepare.records import Row, decode, shard_paths
-from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
+from fusion_emotion.units import SAMPLE_RATE_HZ
 
-Kind = Literal["speaker", "take", "clip", "window", "sound", "near sound", "faces", "near faces"]
+Kind = Literal["speaker", "take", "clip", "segment", "sound", "near sound", "faces", "near faces"]
 Severity = Literal["error", "warning", "inherent"]
 
 KINDS: Mapping[Kind, str] = {
     "speaker": "speakers on two sides",
     "take": "takes on two sides",
-    "clip": "clips with windows on two sides",
-    "window": "clips with overlapping windows on two sides",
+    "clip": "clips with segments on two sides",
+    "segment": "clips with overlapping segments on two sides",
     "sound": "clips with identical sound",
     "near sound": "clips with nearly identical sound",
     "faces": "clips with identical faces",
     "near faces": "clips with nearly identical faces",
 }
-NORMALISATION = "none is computed before training; batch statistics are running means of training batches, in the model"
 
-_INHERENT: Mapping[str, tuple[Kind, ...]] = {
-    "random": ("speaker",),
-    "takes": ("speaker",),
-    "random_windows": ("speaker", "take", "clip"),
-}
 _DUPLICATES: tuple[Kind, ...] = ("sound", "near sound", "faces", "near faces")
 
 # Measured on 1,080 takes of RAVDESS speech. Altered copies (30 % of the gain, noise at 20 dB, Vorbis, MP3, resampling,
@@ -75,13 +69,13 @@ _RANGE_DB = 30.0
 _MODULATIONS = 64  # up to 6.2 Hz
 _PHASE_BAND_HZ = (100, 4000)
 _PICTURES, _SIDE = 8, 16
-_BLOCK = 1024  # clips: keeps the products of large corpora small
+_BLOCK = 1024  # clips; bounds the memory of matrix products
 _MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What is on two sides: a speaker, a take, a clip, or a pair of clips in the order of the parts."""
+    """A speaker, a take or a clip that is on two sides, or a pair of clips in the order of the parts."""
 
     kind: Kind
     names: tuple[str, ...]
@@ -96,7 +90,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class LeakReport:
-    """What `check_split` compared and found."""
+    """The comparisons and findings of `check_split`."""
 
     protocol: str
     clips: Mapping[Part, int]
@@ -104,29 +98,32 @@ class LeakReport:
     findings: Sequence[Finding]
 
     def of(self, kind: Kind) -> list[Finding]:
-        """The findings of a kind."""
+        """Return the findings of a kind."""
         return [finding for finding in self.findings if finding.kind == kind]
 
     def text(self) -> str:
-        """A line for each kind: how many were compared, what was found, and what that means under the protocol."""
+        """A line for each kind: the number of comparisons, the findings, and their severity."""
         sizes = ", ".join(f"{n} {part}" for part, n in self.clips.items())
         lines = [f"leak check of protocol {self.protocol} ({sizes} clips)"]
         for kind, title in KINDS.items():
-            found = self.of(kind)
-            line = f"  {title}: {len(found)} of {self.compared[kind]:,}" + " pairs" * (kind in _DUPLICATES)
-            if not self.compared[kind]:
-                line = f"  {title}: there is nothing to compare"
-            if found and found[0].severity == "inherent":
+            findings, compared = self.of(kind), self.compared[kind]
+            line = f"  {title}: " + (f"{len(findings)} of {compared:,}" if compared else "there is nothing to compare")
+            if compared and kind in _DUPLICATES:
+                line += " pairs"
+            if findings and findings[0].severity == "inherent":
                 line += ", inherent in the protocol"
-            elif found:
-                line += f", {found[0].severity}: {_some(found)}"
+            elif findings:
+                line += f", {findings[0].severity}: {_some(findings)}"
             lines.append(line)
-        return "\n".join([*lines, f"  normalisation statistics: {NORMALISATION}"])
+        lines.append(
+            "  normalisation statistics: none is computed before training; batch statistics are running means of "
+            "training batches, in the model"
+        )
+        return "\n".join(lines)
 
     def raise_errors(self) -> None:
-        """Raise UserError if a finding breaks what the protocol promises."""
-        errors = [finding for finding in self.findings if finding.severity == "error"]
-        if errors:
+        """Raise UserError if a finding is an error under the protocol."""
+        if errors := [finding for finding in self.findings if finding.severity == "error"]:
             kinds = ", ".join(KINDS[kind] for kind in dict.fromkeys(finding.kind for finding in errors))
             raise UserError(
                 f"the data break split.protocol={self.protocol}: there are {kinds} ({_some(errors)}); "
@@ -139,112 +136,100 @@ def _some(findings: Sequence[Finding]) -> str:
     return "; ".join(map(str, findings[:_MOST_NAMED])) + (f"; and {more} more" if more > 0 else "")
 
 
-def severity(protocol: str, kind: Kind) -> Severity:
-    """What a finding means under a protocol: the table above."""
-    if protocol in SPEAKER_INDEPENDENT:
+def severity(protocol: Protocol, kind: Kind) -> Severity:
+    """Return the severity of a finding under a protocol, as in the table above."""
+    if protocol.speaker_independent:
         return "error"
-    if kind in _INHERENT[protocol]:
+    if kind in protocol.shared:
         return "inherent"
     return "warning" if kind in _DUPLICATES else "error"
 
 
-def check_split(folder: pathlib.Path, windows_by_part: Mapping[Part, Windows], *, protocol: str) -> LeakReport:
+def check_split(folder: pathlib.Path, parts: Mapping[Part, Segments], protocol: Protocol) -> LeakReport:
     """Read every record of the split in `folder` once and compare each part with each other.
 
-    Fingerprints are compared by matrix products, and only what is alike is looked at again, so that the reading is what
-    takes time: one to two milliseconds a clip.
+    Fingerprints are compared by matrix products, and only similar ones in detail, so most of the time is reading: one
+    to two milliseconds a clip.
     """
-    rows = {row.clip_id: row for windows in windows_by_part.values() for row in windows.rows}
-    clips: dict[Part, list[str]] = {
-        part: [windows.rows[i].clip_id for i in np.unique(windows.clip)] for part, windows in windows_by_part.items()
+    rows = list({row.clip_id: row for segments in parts.values() for row in segments.rows}.values())
+    number = {row.clip_id: i for i, row in enumerate(rows)}
+    clips = {
+        part: np.array([number[segments.rows[i].clip_id] for i in np.unique(segments.clip)], int)
+        for part, segments in parts.items()
     }
     findings: list[Finding] = []
     compared: dict[Kind, int] = {}
 
-    def add(kind: Kind, names: tuple[str, ...], parts: tuple[Part, ...]) -> None:
-        findings.append(Finding(kind, names, parts, severity(protocol, kind)))
+    def add(kind: Kind, names: tuple[str, ...], sides: tuple[Part, ...]) -> None:
+        findings.append(Finding(kind, names, sides, severity(protocol, kind)))
 
-    keys: dict[Kind, Callable[[Row], str]] = {
-        "speaker": lambda row: row.speaker,
-        "take": lambda row: row.take_id,
-        "clip": lambda row: row.clip_id,
-    }
-    for kind, key in keys.items():
+    fields: dict[Kind, str] = {"speaker": "speaker", "take": "take_id", "clip": "clip_id"}
+    for kind, field in fields.items():
         parts_of: dict[str, list[Part]] = {}
-        for part, names in clips.items():
-            for name in {key(rows[name]) for name in names}:
+        for part, numbers in clips.items():
+            for name in {getattr(rows[i], field) for i in numbers}:
                 parts_of.setdefault(name, []).append(part)
         compared[kind] = len(parts_of)
-        for name, parts in sorted(parts_of.items()):
-            if len(parts) > 1:
-                add(kind, (name,), tuple(parts))
+        for name, sides in sorted(parts_of.items()):
+            if len(sides) > 1:
+                add(kind, (name,), tuple(sides))
 
-    compared["window"] = compared["clip"]
-    for name, both in _overlapping(windows_by_part):
-        add("window", (name,), both)
+    compared["segment"] = compared["clip"]
+    for name, both in _overlapping(parts):
+        add("segment", (name,), both)
 
-    names_of = list(rows)
-    number = {name: i for i, name in enumerate(names_of)}
-    for (same, near), prints in _fingerprints(folder, list(rows.values())).items():
+    for (same, near), prints in _fingerprints(folder, rows).items():
         compared[same] = compared[near] = 0
         seen: set[frozenset[int]] = set()
         for one, other in itertools.combinations(clips, 2):
-            left, right = (prints.present([number[name] for name in clips[part]]) for part in (one, other))
+            left, right = (numbers[prints.digests[numbers] >= 0] for numbers in (clips[one], clips[other]))
             n_pairs = len(left) * len(right) - len(np.intersect1d(left, right))
             compared[same] += n_pairs
             compared[near] += n_pairs
             for identical, i, j in prints.duplicates(left, right):
-                # A clip with windows on two sides meets another more than once.
+                # A clip with segments on two sides meets another more than once.
                 if frozenset((i, j)) not in seen:
                     seen.add(frozenset((i, j)))
-                    add(same if identical else near, (names_of[i], names_of[j]), (one, other))
-    return LeakReport(protocol, {part: len(names) for part, names in clips.items()}, compared, findings)
+                    add(same if identical else near, (rows[i].clip_id, rows[j].clip_id), (one, other))
+    return LeakReport(protocol.name, {part: len(numbers) for part, numbers in clips.items()}, compared, findings)
 
 
-def _overlapping(windows_by_part: Mapping[Part, Windows]) -> Iterator[tuple[str, tuple[Part, Part]]]:
-    """Each clip of which two parts show the same time, with these parts."""
-    starts: dict[str, dict[Part, list[int]]] = {}
-    for part, windows in windows_by_part.items():
-        for clip, start in zip(windows.clip, windows.start, strict=True):
-            starts.setdefault(windows.rows[clip].clip_id, {}).setdefault(part, []).append(int(start))
-    for name, by_part in starts.items():
+def _overlapping(parts: Mapping[Part, Segments]) -> Iterator[tuple[str, tuple[Part, Part]]]:
+    """Each clip of which two parts have overlapping segments, with these parts."""
+    frames: dict[str, dict[Part, set[int]]] = {}
+    for part, segments in parts.items():
+        for clip, start, length in zip(segments.clip, segments.start, segments.length, strict=True):
+            by_part = frames.setdefault(segments.rows[clip].clip_id, {})
+            by_part.setdefault(part, set()).update(range(start, start + length))
+    for name, by_part in frames.items():
         for one, other in itertools.combinations(by_part, 2):
-            apart = np.abs(np.subtract.outer(by_part[one], by_part[other]))
-            if (apart < FRAME_RATE_HZ).any():
+            if by_part[one] & by_part[other]:
                 yield name, (one, other)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fingerprints:
-    """Of the sound or the faces of every clip: a digest, empty where there is nothing to compare, and a unit vector."""
+    """The digest, as a number, and a unit vector of the sound or the faces of each clip; -1: nothing to compare."""
 
-    digests: Sequence[bytes]
+    digests: Int[np.ndarray, "clips"]
     vectors: Float32[np.ndarray, "clips d"]
-    at_least: float  # inner product of the vectors of clips that may be the same
-    same: Callable[[int, int], bool]  # whether they are
-
-    def present(self, clips: Sequence[int]) -> Int[np.ndarray, "n"]:
-        """Those of `clips` that have something to compare."""
-        return np.array([i for i in clips if self.digests[i]], int)
+    at_least: float  # inner product of two vectors from which clips may be the same
+    same: Callable[[int, int], bool]  # compares two such clips in detail
 
     def duplicates(self, one: Int[np.ndarray, "n"], other: Int[np.ndarray, "m"]) -> Iterator[tuple[bool, int, int]]:
-        """Whether identical, and the indices, of each pair of different clips that are the same recording."""
-        holders: dict[bytes, list[int]] = {}
-        for j in other:
-            holders.setdefault(self.digests[j], []).append(int(j))
-        identical = {(int(i), j) for i in one for j in holders.get(self.digests[i], ()) if i != j}
-        for i, j in sorted(identical):
-            yield True, i, j
+        """Yield (identical, i, j) for each pair of different clips that are the same recording."""
         for first in range(0, len(one), _BLOCK):
             block = one[first : first + _BLOCK]
-            for a, b in np.argwhere(self.vectors[block] @ self.vectors[other].T >= self.at_least):
+            identical = self.digests[block, None] == self.digests[other]
+            similar = self.vectors[block] @ self.vectors[other].T >= self.at_least
+            for a, b in np.argwhere(identical | similar):
                 i, j = int(block[a]), int(other[b])
-                if i != j and (i, j) not in identical and self.same(i, j):
-                    yield False, i, j
+                if i != j and (identical[a, b] or self.same(i, j)):
+                    yield bool(identical[a, b]), i, j
 
 
 def _fingerprints(folder: pathlib.Path, rows: Sequence[Row]) -> dict[tuple[Kind, Kind], _Fingerprints]:
-    """The fingerprints of sound and of faces, by the kinds of their duplicates."""
+    """The fingerprints of sound and of faces, by the kinds of finding."""
     source = grain.sources.ArrayRecordDataSource(shard_paths(folder))
 
     @functools.lru_cache(256)
@@ -254,34 +239,35 @@ def _fingerprints(folder: pathlib.Path, rows: Sequence[Row]) -> dict[tuple[Kind,
     def same_recording(one: int, other: int) -> bool:
         return phase_correlation(waveform(one), waveform(other)) >= _PHASE_CORRELATION
 
-    records = (decode(source[row.record]) for row in rows)
-    prints = [
-        (_digest(record.waveform), _envelope(record.waveform), _digest(record.faces), _motion(record.faces))
-        for record in records
-    ]
-    sound, envelopes, faces, motions = zip(*prints, strict=True)
+    numbers = {b"": -1}
+    prints = []
+    for row in rows:
+        record = decode(source[row.record])
+        sound, faces = (numbers.setdefault(_digest(array), len(numbers)) for array in (record.waveform, record.faces))
+        prints.append((sound, _envelope(record.waveform), faces, _motion(record.faces)))
+    sounds, envelopes, pictures, motions = map(np.array, zip(*prints, strict=True))
     return {
-        ("sound", "near sound"): _Fingerprints(sound, np.array(envelopes), _ENVELOPE_SIMILARITY, same_recording),
-        ("faces", "near faces"): _Fingerprints(faces, np.array(motions), _FACE_SIMILARITY, lambda one, other: True),
+        ("sound", "near sound"): _Fingerprints(sounds, envelopes, _ENVELOPE_SIMILARITY, same_recording),
+        ("faces", "near faces"): _Fingerprints(pictures, motions, _FACE_SIMILARITY, lambda one, other: True),
     }
 
 
 def _digest(array: np.ndarray) -> bytes:
-    """The same for the same values; empty for those that are empty or constant."""
+    """A digest of the values; empty for empty or constant arrays."""
     constant = not array.size or array.min() == array.max()
     return b"" if constant else hashlib.blake2b(array.tobytes(), digest_size=16).digest()
 
 
 def _unit(vector: np.ndarray) -> Float32[np.ndarray, "d"]:
-    """Of length 1; of length 0 where there is nothing to compare."""
+    """Flatten and scale to length 1; a vector of zeros stays zero."""
     flat = vector.ravel().astype(np.float32)
     return flat / max(float(np.linalg.norm(flat)), 1e-6)
 
 
 def _envelope(waveform: Int16[np.ndarray, "n"]) -> Float32[np.ndarray, "d"]:
-    """The modulation spectrum (magnitudes) of the levels of eight bands, which are 0 from 30 dB below the loudest down.
+    """The modulation spectrum (magnitudes) of the levels of eight bands, clipped 30 dB below the loudest.
 
-    A level of 0 does not tell silence from what is beyond the ends, so that neither gain nor cutting changes it much.
+    A level of 0 is silence or padding alike, so neither gain nor cutting changes the spectrum much.
     """
     frame = round(_FRAME_S * SAMPLE_RATE_HZ)
     n_frames = min(len(waveform), round(_LONGEST_S * SAMPLE_RATE_HZ)) // frame
@@ -297,7 +283,7 @@ def _envelope(waveform: Int16[np.ndarray, "n"]) -> Float32[np.ndarray, "d"]:
 
 
 def phase_correlation(one: Int16[np.ndarray, "n"], other: Int16[np.ndarray, "m"]) -> float:
-    """How much of 100 to 4,000 Hz one shift of time aligns: 1 for a recording and its shifted copy (GCC-PHAT)."""
+    """The peak of the phase correlation over 100 to 4,000 Hz (GCC-PHAT): 1 for a recording and its shifted copy."""
     longest = round(_LONGEST_S * SAMPLE_RATE_HZ)
     one, other = one[:longest], other[:longest]
     n = scipy.fft.next_fast_len(len(one) + len(other), real=True)
@@ -310,7 +296,7 @@ def phase_correlation(one: Int16[np.ndarray, "n"], other: Int16[np.ndarray, "m"]
 
 
 def _motion(faces: UInt8[np.ndarray, "T S S 3"]) -> Float32[np.ndarray, "d"]:
-    """How eight pictures, evenly apart and 16x16 px in grey, deviate from their mean."""
+    """The deviations of eight evenly spaced pictures, 16x16 px in grey, from their mean."""
     if not len(faces):
         return np.zeros(_PICTURES * _SIDE * _SIDE, np.float32)
     pictures = faces[np.linspace(0, len(faces) - 1, _PICTURES).round().astype(int)].mean(axis=-1, dtype=np.float32)

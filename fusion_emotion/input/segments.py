@@ -1,4 +1,4 @@
-"""The one-second windows of a prepared corpus, and which of them train, validate and test."""
+"""The segments of a prepared corpus, and their split into parts."""
 
 import dataclasses
 import pathlib
@@ -15,58 +15,103 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
-WINDOW_SAMPLES = FRAME_RATE_HZ * SAMPLES_PER_FRAME  # of sound: one second
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """The `segment` section of a config, in frames of 0.2 s."""
+
+    longest: int = FRAME_RATE_HZ
+    hop: int = FRAME_RATE_HZ  # between segments in evaluation
+    buckets: tuple[int, ...] = (FRAME_RATE_HZ,)  # padded lengths, ascending; the last is `longest`
+    random_start: bool = True  # in training
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any]) -> "Cutting":
+        """Convert the section's seconds to frames."""
+        longest = round(section["seconds"] * FRAME_RATE_HZ)
+        return cls(
+            longest=longest,
+            hop=round(section["hop_s"] * FRAME_RATE_HZ),
+            buckets=tuple(round(seconds * FRAME_RATE_HZ) for seconds in section["pad_to_s"]) or (longest,),
+            random_start=section["random_start"],
+        )
+
+    def padded(self, lengths: Int[np.ndarray, "n"]) -> int:
+        """Return the smallest bucket that holds every segment of a batch."""
+        return next(bucket for bucket in self.buckets if bucket >= lengths.max())
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
-    """Windows of the clips in `rows`; `clip` indexes them and `start` counts samples of 0.2 s."""
+class Segments:
+    """Segments of the clips in `rows`: `clip` indexes the rows, `start` and `length` count frames of 0.2 s."""
 
     rows: Sequence[Row]
     clip: Int[np.ndarray, "n"]
     start: Int[np.ndarray, "n"]
+    length: Int[np.ndarray, "n"]
+    cutting: Cutting = Cutting()
 
     def __len__(self) -> int:
         return len(self.clip)
 
     @property
     def n_clips(self) -> int:
-        """The number of clips that the windows are of."""
+        """The number of clips that have segments."""
         return len(np.unique(self.clip))
 
     @property
     def labels(self) -> Int[np.ndarray, "clips"]:
         """The label of every row."""
-        return np.array([row.label for row in self.rows])
+        return np.array([row.label for row in self.rows], int)
 
-    def part(self, chosen: np.ndarray) -> "Windows":
-        """The windows where `chosen` is True, with only their clips as rows."""
+    @property
+    def speakers(self) -> list[str]:
+        """The speaker of every row."""
+        return [row.speaker for row in self.rows]
+
+    def part(self, chosen: np.ndarray) -> "Segments":
+        """Return the segments where `chosen` is True, with only their clips as rows."""
         kept, clip = np.unique(self.clip[chosen], return_inverse=True)
-        return Windows([self.rows[i] for i in kept], clip, self.start[chosen])
+        rows = [self.rows[i] for i in kept]
+        return Segments(rows, clip, self.start[chosen], self.length[chosen], self.cutting)
+
+    def middle(self, clip: int) -> int:
+        """Return the index of the middle segment of a clip."""
+        of_clip = np.flatnonzero(self.clip == clip)
+        return int(of_clip[len(of_clip) // 2])
 
 
 def n_times(row: Row) -> int:
-    """The number of sample times (0.2 s) of a clip: its frames, or where it has none its sound."""
+    """Return the number of frames (0.2 s) of a clip: of its picture, or of its sound if it has no picture."""
     return row.n_frames or max(1, round(row.n_samples / SAMPLES_PER_FRAME))
 
 
-def windows_of(rows: Sequence[Row]) -> Windows:
-    """Consecutive windows of one second from the start of each clip; a shorter clip is one window."""
-    counts = np.array([max(1, n_times(row) // FRAME_RATE_HZ) for row in rows], int)
+def segments_of(rows: Sequence[Row], cutting: Cutting) -> Segments:
+    """Cut each clip into segments of the longest length, a hop apart; a shorter clip is one segment.
+
+    The remainder behind the last segment of full length is left out.
+    """
+    lasts = np.array([n_times(row) for row in rows], int)
+    counts = 1 + np.maximum(lasts - cutting.longest, 0) // cutting.hop
     clip = np.repeat(np.arange(len(rows)), counts)
     first = np.cumsum(counts) - counts
-    return Windows(rows, clip, FRAME_RATE_HZ * (np.arange(len(clip)) - first[clip]))
+    start = cutting.hop * (np.arange(len(clip)) - first[clip])
+    return Segments(rows, clip, start, np.minimum(lasts[clip], cutting.longest), cutting)
 
 
-def usable_rows(folder: pathlib.Path, modalities: str) -> tuple[list[Row], Counter[str]]:
-    """The rows that have at least one of `modalities`, and why the others are not among them."""
+def usable_rows(folder: pathlib.Path, modalities: str, *, label_names: Sequence[str]) -> tuple[list[Row], Counter[str]]:
+    """Return the rows that have one of `modalities` and a label, labelled; and the number of others by reason."""
+    label_of = {name: label for label, name in enumerate(label_names)}
     rows, others = [], Counter[str]()
     for row in read_rows(folder / MANIFEST):
         if row.status != "ok":
             others["quarantined"] += 1
         elif not (("audio" in modalities and row.n_samples) or ("video" in modalities and row.n_frames)):
             others[f"no {modalities}"] += 1
+        elif row.emotion not in label_of:
+            others[f"{row.emotion}, which is not among the labels"] += 1
         else:
+            row.label = label_of[row.emotion]
             rows.append(row)
     if not rows:
         why = ", ".join(f"{count} {reason}" for reason, count in others.items())
@@ -75,22 +120,32 @@ def usable_rows(folder: pathlib.Path, modalities: str) -> tuple[list[Row], Count
 
 
 def items_of(rows: Sequence[Row]) -> list[protocols.Item]:
-    """What a protocol may know of each clip."""
+    """Return the fields of each clip that a protocol may use."""
     return [protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex, label=row.label) for row in rows]
 
 
-def split_windows(rows: Sequence[Row], split: Mapping[str, Any]) -> dict[Part, Windows]:
-    """The windows of each part under the protocol of a config's `split` section."""
-    every = windows_of(rows)
-    by_window = split["protocol"] == "random_windows"
-    items = items_of(rows)
-    drawn = np.array(
-        protocols.draw(
-            [items[i] for i in every.clip] if by_window else items,
-            split["protocol"],
-            **{name: split[name] for name in ("fold", "n_folds", "test_fraction", "validation_fraction", "seed")},
+def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutting) -> dict[Part, Segments]:
+    """Return the segments of each part under the protocol of a config's `split` section.
+
+    A protocol that places segments switches `random_start` off. Raises UserError if these overlap or are whole clips.
+    """
+    protocol = protocols.protocol(split["protocol"])
+    by_segment = protocol.unit == "segment"
+    if by_segment:
+        # Training segments that start anywhere would reach into those of the other parts.
+        cutting = dataclasses.replace(cutting, random_start=False)
+    segments, items = segments_of(rows, cutting), items_of(rows)
+    overlap = cutting.hop < cutting.longest
+    if by_segment and (overlap or len(segments) == len(rows)):
+        raise UserError(
+            f"split.protocol={protocol.name} places segments, and these {'overlap' if overlap else 'are whole clips'}: "
+            "set segment.hop_s to segment.seconds, and segment.seconds below the length of the clips; or choose "
+            "another protocol"
         )
-    )
-    # Compared before it is spread over the windows, of which there are several to a clip.
+    if by_segment:
+        items = [items[i] for i in segments.clip]
+    settings = {name: split[name] for name in ("fold", "n_folds", "test_fraction", "validation_fraction", "seed")}
+    drawn = np.array(protocols.draw(items, protocol, **settings))
+    # Compare before spreading over the segments, of which a clip has several.
     chosen = {part: drawn == part for part in protocols.PARTS}
-    return {part: every.part(there if by_window else there[every.clip]) for part, there in chosen.items()}
+    return {part: segments.part(mask if by_segment else mask[segments.clip]) for part, mask in chosen.items()}

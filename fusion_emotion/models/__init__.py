@@ -1,1 +1,1 @@
-"""MFCC, strip CNN, audio LSTM and fusion head: arrays to arrays, no files."""
+"""The batch, the front end, encoders, the fusion network, and weights."""

@@ -1,4 +1,4 @@
-"""One second of sound to 200 numbers."""
+"""The sound of a segment to 200 numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int16
+from jaxtyping import Array, Bool, Float, Key
 
-from fusion_emotion.models.frontend import cepstrum, log_mel
-from fusion_emotion.models.layers import LSTM, BatchNorm, Tap
+from fusion_emotion.models.cpu_kernels import LSTM
+from fusion_emotion.models.frontend import cepstrum, frame_mask, log_mel, spec_augment
+from fusion_emotion.models.layers import BatchNorm, Tap
+from fusion_emotion.units import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 
 class AudioLSTM(nn.Module):
@@ -17,31 +19,37 @@ class AudioLSTM(nn.Module):
 
     features: int = 200
     layers: int = 1
-    mfcc: Mapping[str, Any] | None = None  # parameters of `models.mfcc.mfcc` other than its defaults
+    mfcc: Mapping[str, Any] | None = None  # parameters of `frontend.mfcc` other than its defaults
+    time_mask_s: float = 0.0  # of SpecAugment
+    mel_mask: int = 0  # of SpecAugment, mel bands
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self,
-        waveform: Int16[Array, "batch samples"],
-        *,
-        valid: Bool[Array, "batch"],
-        train: bool,
-        mel_keep: Bool[Array, "batch time n_mels"] | None = None,
-    ) -> Float[Array, "batch features"]:
-        """The features of each second; `valid` marks those that count in the batch statistics.
+        self, batch: Mapping[str, Array], *, train: bool, keys: Key[Array, "batch"] | None = None
+    ) -> tuple[Float[Array, "batch features"], Bool[Array, "batch"]]:
+        """The features of each segment's sound, and where there is sound; `keys` switch SpecAugment on.
 
-        Where `mel_keep` is False, a cell of the log-mel spectrogram is its example's mean instead.
+        The state is read at the end of the segment, so padding changes nothing.
         """
-        # The MFCC stays in float32: its logarithm spans more than bfloat16 resolves.
-        settings = {"n_mfcc": 40, **(self.mfcc or {})}
+        present = batch["has_audio"] & batch["mask"]
+        settings = {"n_mfcc": 40, "n_fft": 1024, "hop_length": 256, **(self.mfcc or {})}
         n_mfcc = settings.pop("n_mfcc")
-        db = log_mel(waveform.astype(jnp.float32) / 32768, **settings)
-        if mel_keep is not None:
-            db = jnp.where(mel_keep, db, db.mean((-2, -1), keepdims=True))
+        hop = settings["hop_length"]
+        odd = settings["n_fft"] % 2  # padding by n_fft // 2 on both sides is one sample short for an odd frame
+        n_frames = 1 + (batch["waveform"].shape[1] - odd) // hop
+        inside = frame_mask(batch["n_frames"] * SAMPLES_PER_FRAME - odd, hop, n_frames=n_frames)
+        # The MFCC stays in float32: its logarithm spans more than bfloat16 resolves.
+        db = log_mel(batch["waveform"].astype(jnp.float32) / 32768, mask=inside, **settings)
+        if keys is not None and (self.time_mask_s or self.mel_mask):
+            most_frames = round(self.time_mask_s * SAMPLE_RATE_HZ / hop)
+            db = spec_augment(db, keys, inside, most_frames=most_frames, most_bands=self.mel_mask)
         x = cepstrum(Tap(name="log_mel")(db), n_mfcc=n_mfcc)
-        x = BatchNorm(axis_name=self.axis_name)(x, valid=valid, train=train).astype(self.dtype)
+        x = BatchNorm(axis_name=self.axis_name)(x, mask=present[:, None] & inside, train=train).astype(self.dtype)
         for _ in range(self.layers):
             x = LSTM(self.features)(x)
-        return x[:, -1]
+        last = inside.sum(axis=1) - 1
+        # A masked sum rather than a gather, whose gradient is a scatter.
+        is_last = jnp.arange(x.shape[1]) == last[:, None]
+        return jnp.where(is_last[..., None], x, 0).sum(axis=1), present

@@ -1,11 +1,12 @@
-"""Mel-frequency cepstral coefficients in JAX, equal to librosa's."""
+"""Sound to log-mel spectrograms and MFCCs in JAX, equal to librosa's; masks of frames, and SpecAugment."""
 
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def mfcc(
@@ -25,11 +26,13 @@ def log_mel(
     fmin: float = 80.0,
     fmax: float = 8000.0,
     top_db: float = 80.0,
+    mask: Bool[Array, "*batch time"] | None = None,
 ) -> Float[Array, "*batch time n_mels"]:
-    """Mel spectrograms in dB of sound in [-1, 1], parameters and values as librosa's; `mel_shape` is their shape.
+    """Mel spectrograms in dB of sound in [-1, 1], with librosa's parameters and values.
 
-    Centred frames with zeros beyond the ends, a periodic Hann window, Slaney's mel scale and area normalisation, power
-    clipped `top_db` below each example's maximum.
+    Time is 1 + samples // hop_length, or 1 + (samples - 1) // hop_length for an odd n_fft. Centred frames with zeros
+    beyond the ends, a periodic Hann window, Slaney's mel scale and area normalisation, power clipped `top_db` below
+    each example's maximum. The maximum is over the frames where `mask` is True.
     """
     frames = _frames(waveform, n_fft, hop_length) * _hann(n_fft)
     # |rfft|^2 without the square root that jnp.abs would take.
@@ -37,14 +40,49 @@ def log_mel(
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = power @ mel_filters(sr, n_fft, n_mels, fmin, fmax).T
     db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
-    return jnp.maximum(db, db.max(axis=(-2, -1), keepdims=True) - top_db)
+    known = db if mask is None else jnp.where(mask[..., None], db, -jnp.inf)
+    return jnp.maximum(db, known.max(axis=(-2, -1), keepdims=True) - top_db)
 
 
-def mel_shape(
-    n_samples: int, *, n_fft: int = 1024, hop_length: int = 256, n_mels: int = 80, **_: Any
-) -> tuple[int, int]:
-    """Time and mel bands of a `log_mel` of `n_samples`; time is 1 + n_samples // hop_length (even n_fft)."""
-    return 1 + (n_samples + 2 * (n_fft // 2) - n_fft) // hop_length, n_mels
+def frame_mask(n_samples: Int[Array, "batch"], hop_length: int, *, n_frames: int) -> Bool[Array, "batch n_frames"]:
+    """True for the 1 + n_samples // hop_length frames that `n_samples` have, False for padding."""
+    return jnp.arange(n_frames) < 1 + n_samples[:, None] // hop_length
+
+
+def spec_augment(
+    db: Float[Array, "batch time n_mels"],
+    keys: Key[Array, "batch"],
+    mask: Bool[Array, "batch time"],
+    *,
+    most_frames: int,
+    most_bands: int,
+) -> Float[Array, "batch time n_mels"]:
+    """Replace a run of up to `most_frames` frames and one of up to `most_bands` mel bands by the example's mean.
+
+    SpecAugment (Park et al. 2019). `mask` is False in padding, which neither counts in the mean nor is drawn.
+    """
+
+    def one(key: Key[Array, ""], db: Float[Array, "time n_mels"], mask: Bool[Array, "time"]) -> Array:
+        # The numbers of these streams are those of `input.augment`'s list.
+        time_key, mel_key = jax.random.fold_in(key, 3), jax.random.fold_in(key, 4)
+        keep = jnp.ones(db.shape, bool)
+        if most_frames:
+            keep &= keep_run(time_key, length=db.shape[0], n=mask.sum(), most=most_frames)[:, None]
+        if most_bands:
+            keep &= keep_run(mel_key, length=db.shape[1], n=db.shape[1], most=most_bands)
+        mean = jnp.where(mask[:, None], db, 0).sum() / (mask.sum() * db.shape[1])
+        return jnp.where(keep, db, mean)
+
+    return jax.vmap(one)(keys, db, mask)
+
+
+def keep_run(key: Key[Array, ""], *, length: int, n: int | Int[Array, ""], most: int) -> Bool[Array, "length"]:
+    """False in one run of 0 to `most` of the first `n` places, True elsewhere."""
+    width_key, start_key = jax.random.split(key)
+    width = jnp.minimum(jax.random.randint(width_key, (), 0, most + 1), n)
+    start = jax.random.randint(start_key, (), 0, n - width + 1)
+    place = jnp.arange(length)
+    return (place < start) | (place >= start + width)
 
 
 def cepstrum(db: Float[Array, "*batch time n_mels"], *, n_mfcc: int) -> Float[Array, "*batch time n_mfcc"]:
@@ -56,7 +94,7 @@ def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: in
     pad = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = jnp.pad(waveform, pad)
     n_frames = 1 + (padded.shape[-1] - n_fft) // hop_length
-    # A frame is a run of hops: a few slices, where gathering sample by sample costs as much as the FFT.
+    # A frame is a run of hops: join a few slices, since gathering sample by sample costs as much as the FFT.
     n_blocks = -(-n_fft // hop_length)
     length = (n_frames + n_blocks - 1) * hop_length
     pad[-1] = (0, max(0, length - padded.shape[-1]))
@@ -80,7 +118,7 @@ def _mel_to_hz(mel: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 
 def mel_edges_hz(n_mels: int, fmin: float, fmax: float) -> Float[np.ndarray, "edges"]:
-    """Where the filters begin, peak and end: that of band i at edges i, i + 1 and i + 2."""
+    """The edges of the filters: band i begins at edge i, peaks at i + 1 and ends at i + 2."""
     lowest, highest = _hz_to_mel(np.array([fmin, fmax]))
     return _mel_to_hz(np.linspace(lowest, highest, n_mels + 2))
 
@@ -98,7 +136,6 @@ def mel_filters(sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> F
 
 @functools.cache
 def _dct(n_mfcc: int, n_mels: int) -> np.ndarray:
-    """The first rows of the orthonormal DCT-II."""
     k, n = np.arange(n_mfcc)[:, None], np.arange(n_mels)[None]
     matrix = np.sqrt(2 / n_mels) * np.cos(np.pi * k * (2 * n + 1) / (2 * n_mels))
     matrix[0] /= np.sqrt(2)

@@ -1,62 +1,71 @@
 """Five faces side by side to 200 numbers."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from fusion_emotion.models.layers import PatchDense, Tap, max_pool
+from fusion_emotion.models.cpu_kernels import PatchDense, max_pool
+from fusion_emotion.models.layers import Tap
 
-PATCH_SIZES = range(32, 513, 4)  # face sizes that `StripCNN` can pool, the last time to 1x5 or more
 
-
-class StripCNN(nn.Module):
-    """A patch stem and convolutions at low resolution: what a CPU's convolutions do well, and a GPU's too.
-
-    Overlapping 4x4 patches become `widths[0]` channels by one matrix product, of which 4x4 max pooling keeps what is
-    there wherever it is; then a 3x3 convolution and 2x2 max pooling for each of the other widths, and a dense layer.
-    docs/speed.md has what other shapes cost and recognise.
-    """
+class StripEncoder(nn.Module):
+    """The strip of a segment's faces through a network, `encode`, and a dense layer."""
 
     features: int = 200
-    widths: tuple[int, ...] = (32, 96, 128)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, strip: UInt8[Array, "batch S W 3"], *, valid: Bool[Array, "batch"], train: bool
-    ) -> Float[Array, "batch features"]:
-        """The features of each strip; nothing in it depends on the batch."""
-        del valid, train
+        self, batch: Mapping[str, Array], *, train: bool, keys: Key[Array, "batch"] | None = None
+    ) -> tuple[Float[Array, "batch features"], Bool[Array, "batch"]]:
+        """The features of each segment's strip, and where a face was found."""
+        del train, keys
+        maps = self.encode(strip_of(batch["faces"]).astype(self.dtype) / 127.5 - 1)
+        features = nn.relu(nn.Dense(self.features, dtype=self.dtype)(maps.reshape(maps.shape[0], -1)))
+        return features, batch["has_video"] & batch["mask"]
+
+    def encode(self, x: Float[Array, "batch S W 3"]) -> Float[Array, "batch rows columns channels"]:
+        """Maps of a strip in [-1, 1]; called within `__call__`."""
+        raise NotImplementedError
+
+
+class StripCNN(StripEncoder):
+    """A patch stem and convolutions at low resolution, which are fast on CPUs as well as GPUs.
+
+    Overlapping 4x4 patches become `widths[0]` channels by one matrix product, followed by 4x4 max pooling; then a 3x3
+    convolution and 2x2 max pooling for each of the other widths. docs/speed.md compares the cost and the recognition of
+    other shapes.
+    """
+
+    widths: tuple[int, ...] = (32, 96, 128)
+
+    def encode(self, x: Float[Array, "batch S W 3"]) -> Float[Array, "batch rows columns channels"]:
+        """Patches, then convolutions."""
         stem, *convolved = self.widths
-        x = PatchDense(stem, patch=4, stride=2, dtype=self.dtype)(_scaled(strip, self.dtype))
-        # Between the two, for of two poolings in a row XLA's CPU code makes one slow loop of derivatives.
+        x = PatchDense(stem, patch=4, stride=2, dtype=self.dtype)(x)
+        # The ReLU stands between the two poolings: XLA's CPU code differentiates two poolings in a row slowly.
         x = max_pool(nn.relu(max_pool(x)))
         for index, width in enumerate(convolved, start=1):
             x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype)(x))
             x = max_pool(Tap(name="maps")(x) if index == len(convolved) else x)
-        return nn.relu(nn.Dense(self.features, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+        return x
 
 
-class OriginalStripCNN(nn.Module):
-    """The original's network: 32 maps of 3x3, 5x5 and 5x5, each followed by 2x2 max pooling, then a dense layer."""
+class OriginalStripCNN(StripEncoder):
+    """The original's network: 32 maps of 3x3, 5x5 and 5x5, each followed by 2x2 max pooling."""
 
-    features: int = 200
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, strip: UInt8[Array, "batch S W 3"], *, valid: Bool[Array, "batch"], train: bool
-    ) -> Float[Array, "batch features"]:
-        """The features of each strip; nothing in it depends on the batch."""
-        del valid, train
-        x = _scaled(strip, self.dtype)
+    def encode(self, x: Float[Array, "batch S W 3"]) -> Float[Array, "batch rows columns channels"]:
+        """Three convolutions."""
         for last, kernel in ((False, 3), (False, 5), (True, 5)):
             x = nn.relu(nn.Conv(32, (kernel, kernel), dtype=self.dtype)(x))
             x = max_pool(Tap(name="maps")(x) if last else x)
-        return nn.relu(nn.Dense(self.features, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+        return x
 
 
-def _scaled(strip: UInt8[Array, "batch S W 3"], dtype: DTypeLike) -> Float[Array, "batch S W 3"]:
-    """Bytes to [-1, 1]."""
-    return strip.astype(dtype) / 127.5 - 1
+def strip_of(faces: Shaped[Array, "batch T S S 3"]) -> Shaped[Array, "batch S width 3"]:
+    """The faces of each example side by side in one picture."""
+    batch, n_frames, side = faces.shape[:3]
+    return faces.swapaxes(1, 2).reshape(batch, side, n_frames * side, 3)

@@ -1,0 +1,39 @@
+"""Names in a config to a network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from fusion_emotion.models.audio_lstm import AudioLSTM
+from fusion_emotion.models.fusion import FusionNet
+from fusion_emotion.models.strip import OriginalStripCNN, StripCNN
+
+STRIP_NETWORKS: Mapping[str, type[nn.Module]] = {"patch": StripCNN, "original": OriginalStripCNN}
+
+
+def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | None = None) -> FusionNet:
+    """The network of a config's `model` section, with SpecAugment of its `augment` section.
+
+    `axis_name` is the axis over which batch statistics are summed; None: one device.
+    """
+    model, augment = config["model"], config["augment"]
+    dtype = jnp.dtype(model["dtype"])
+    modalities = model["modalities"].split("+")
+    audio = AudioLSTM(
+        features=model["features"],
+        layers=model["lstm_layers"],
+        mfcc=dict(model["mfcc"]),
+        time_mask_s=augment["time_mask_s"],
+        mel_mask=augment["mel_mask"],
+        axis_name=axis_name,
+        dtype=dtype,
+    )
+    video = STRIP_NETWORKS[model["strip_network"]](features=model["features"], dtype=dtype)
+    return FusionNet(
+        n_classes=n_classes,
+        audio=audio if "audio" in modalities else None,
+        video=video if "video" in modalities else None,
+        dropout_rate=model["dropout_rate"],
+    )
