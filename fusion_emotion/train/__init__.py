@@ -1,1 +1,1 @@
-"""State, step, loop and checkpoints."""
+"""Plan, step, loop, checkpoints and devices."""

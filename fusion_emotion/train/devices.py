@@ -1,46 +1,67 @@
-"""The one file that knows of pmap: where arrays lie and how a step runs on every device of every process."""
+"""The one file that knows of pmap: how arrays are placed, and how a function runs on every device of every process."""
 
 import ctypes
 import pathlib
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.models.layers import AXIS
+from fusion_emotion.input import resident
+from fusion_emotion.input.augment import Augmentation, check_pairs
+from fusion_emotion.input.batches import Source
+from fusion_emotion.models.batch import Batch
 
-# Of glibc's malloc.h; see mallopt(3).
+AXIS = "devices"
+
+# From glibc's malloc.h; see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
-def leads() -> bool:
-    """Whether this is the process that writes: the first, or the only one."""
+def is_main_process() -> bool:
+    """True in the process that writes: the first, or the only one."""
     return jax.process_index() == 0
 
 
-def parallel(function: Callable[..., Any], *, donate_state: bool = False) -> Callable[..., Any]:
-    """`function(state, ...)` on every device, with the axis that `psum` in it names."""
+def pmapped(function: Callable[..., Any], *, donate_state: bool = False) -> Callable[..., Any]:
+    """Map `function(state, ...)` over all devices."""
     return jax.pmap(function, axis_name=AXIS, donate_argnums=(0,) if donate_state else ())
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
-    """A `parallel` function for arguments of these shapes and no others, and the seconds its compilation took."""
+def compile_for(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
+    """Compile a `pmapped` function for arguments of these shapes; return it and the seconds it took."""
     began = time.perf_counter()
     ready = function.lower(*arguments).compile()  # type: ignore[attr-defined]
     seconds = time.perf_counter() - began
-    # Of several processes each passes its own share of the arguments, which only pmap itself puts together.
+    # With several processes each passes its own part of the arguments, which only pmap itself puts together.
     return (ready if jax.process_count() == 1 else function), seconds
 
 
-def keep_memory() -> None:
-    """Keep what this process has freed for what it asks for next; to be called before JAX starts its threads.
+def summed(tree: Any) -> Any:
+    """Sum over all devices, inside a `pmapped` function."""
+    return jax.lax.psum(tree, AXIS)
 
-    By default glibc gives the large arrays of every step back to the system, which hands out each page anew, and
-    zeroed, in the next: a quarter of a step's time on a CPU (docs/speed.md).
+
+def example_keys(seed: int, step: jax.Array, n: int) -> jax.Array:
+    """A key for each of a device's `n` examples, inside a `pmapped` function.
+
+    It is a function of the seed, the step and the place in the global batch, not of the number of devices.
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    place = jax.lax.axis_index(AXIS) * n + jnp.arange(n)
+    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(place)
+
+
+def keep_memory() -> None:
+    """Keep freed memory for the next allocation; to be called before JAX starts its threads.
+
+    By default glibc returns the large arrays of every step to the system, which zeroes each page again in the next
+    step: a quarter of a step's time on a CPU (docs/speed.md). It changes the whole process: not for a library.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -49,15 +70,15 @@ def keep_memory() -> None:
 
 
 def keep_compiled(folder: pathlib.Path) -> None:
-    """Keep compiled functions in `folder`: the same function is then compiled once and not once a run."""
+    """Cache compiled functions in `folder`, for later runs."""
     jax.config.update("jax_compilation_cache_dir", str(folder.expanduser().absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def replicate(tree: Any) -> Any:
-    """A copy of every leaf on each local device, along a new leading axis."""
+    """Copy every leaf to each local device, along a new leading axis."""
     n = jax.local_device_count()
-    return parallel(lambda leaf, _: leaf)(
+    return pmapped(lambda leaf, _: leaf)(
         jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), (n, *np.shape(leaf))), tree), np.zeros(n)
     )
 
@@ -67,33 +88,42 @@ def unreplicate(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0))[0], tree)
 
 
-def any_process(said: bool) -> bool:
-    """Whether some process says so; every process must ask at the same point."""
+def resident_copy(source: Source, *, face_size: int, max_gb: float) -> Any:
+    """A source's records on each device, or None if they take more than `max_gb`: they are then read batch by batch."""
+    if not resident.fits(source.segments.rows, face_size=face_size, max_gb=max_gb) or not len(source.segments):
+        return None
+    return replicate(resident.load(source))
+
+
+def any_process(flag: bool) -> bool:
+    """True if the flag is set in some process; every process must ask at the same point."""
     if jax.process_count() == 1:
-        return said
-    counted = parallel(_sum_over_devices)(np.full(jax.local_device_count(), int(said)))
+        return flag
+    counted = pmapped(summed)(np.full(jax.local_device_count(), int(flag)))
     return bool(np.asarray(counted.addressable_data(0))[0])
 
 
-# A function of its own, so that it is compiled once.
-def _sum_over_devices(flags: jax.Array) -> jax.Array:
-    return jax.lax.psum(flags, AXIS)
-
-
-def share(batch_size: int) -> slice:
-    """The part of a global batch that this process takes."""
+def local_slice(batch_size: int) -> slice:
+    """The slice of a global batch that this process takes."""
     size = batch_size // jax.process_count()
     return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
 
 
-def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A process's part of a batch, [B, ...], to [local devices, B / local devices, ...]."""
+def shard(batch: Batch) -> Batch:
+    """Split a process's part of a batch over its devices: [B, ...] to [local devices, B / local devices, ...]."""
     n = jax.local_device_count()
     return {name: value.reshape(n, -1, *value.shape[1:]) for name, value in batch.items()}
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise UserError if a batch does not divide over the devices."""
-    n = jax.device_count()
+def check_batch_size(config: Mapping[str, Any]) -> None:
+    """Raise UserError if a batch does not divide over the devices, or mixup cannot pair the examples of one."""
+    batch_size, n = config["train"]["batch_size"], jax.device_count()
     if batch_size < 1 or batch_size % n:
         raise UserError(f"train.batch_size={batch_size} does not divide over {n} devices: choose a multiple of {n}")
+    check_pairs(Augmentation.from_config(config), batch_size // n)
+
+
+def text() -> str:
+    """A line that names the devices."""
+    processes = f", in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"devices    {jax.device_count()} x {jax.devices()[0].device_kind}{processes}"

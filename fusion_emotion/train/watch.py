@@ -1,5 +1,6 @@
-"""What watches over a run: its numbers, one step behind, the signals it gets, and the profiler."""
+"""Progress of a run, one step behind the device; signals; and the profiler."""
 
+import contextlib
 import pathlib
 import shlex
 import signal
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import jax
@@ -15,14 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from fusion_emotion.errors import Stopped
-from fusion_emotion.input.batches import Batch
+from fusion_emotion.models.batch import Batch
 from fusion_emotion.train import devices
 from fusion_emotion.train.step import Report
 from fusion_emotion.train.writer import MetricsWriter
 
 
 class NotFinite(Exception):  # noqa: N818 - becomes a UserError where the workdir is known
-    """A step whose loss or gradients are no numbers."""
+    """A step whose loss or gradients are not finite."""
 
     def __init__(self, step: int, finite: np.ndarray, batch: Batch):
         super().__init__(step)
@@ -30,16 +31,17 @@ class NotFinite(Exception):  # noqa: N818 - becomes a UserError where the workdi
 
 
 class Watcher:
-    """Looks at what each step reports, one step behind the device, and writes and shows the rows of training."""
+    """Checks the report of each step, one step behind the device; writes and shows the rows of training."""
 
-    def __init__(self, train: Mapping[str, Any], steps_per_epoch: float, *, writer: MetricsWriter, bar: tqdm):
-        self._train, self._steps_per_epoch, self._writer, self._bar = train, steps_per_epoch, writer, bar
+    def __init__(self, config: Mapping[str, Any], steps_per_epoch: float, *, writer: MetricsWriter, bar: tqdm):
+        self._batch_size, self._log_every = config["train"]["batch_size"], config["run"]["log_every_steps"]
+        self._steps_per_epoch, self._writer, self._bar = steps_per_epoch, writer, bar
         self._pending: tuple[int, Report, Batch] | None = None
         self._shown: dict[str, str] = {}
         self.resume()
 
     def resume(self) -> None:
-        """Begin to measure speed again, after something that is no step."""
+        """Restart the speed measurement, after something other than a step."""
         self._since, self._steps, self._waited_s = time.perf_counter(), 0, 0.0
 
     def waited(self, seconds: float) -> None:
@@ -47,13 +49,13 @@ class Watcher:
         self._waited_s += seconds
 
     def look(self, step: int, report: Report, batch: Batch) -> bool:
-        """Remember a step and look at the one before; whether to stop after this one. Raises NotFinite."""
+        """Keep a step's report and check the one before; return True to stop after this step. Raises NotFinite."""
         stopping = self.look_at_all()
         self._pending = (step, report, batch)
         return stopping
 
     def look_at_all(self) -> bool:
-        """Wait for the step that was not looked at yet; whether some process was told to stop. Raises NotFinite."""
+        """Wait for the unchecked report and check it; return True if a process was told to stop. Raises NotFinite."""
         if self._pending is None:
             return False
         step, report, batch = self._pending
@@ -62,19 +64,19 @@ class Watcher:
         if not report.finite.all():
             raise NotFinite(step, report.finite, batch)
         self._steps += 1
-        if step % self._train["log_every_steps"] == 0 or step == self._bar.total:
+        if step % self._log_every == 0 or step == self._bar.total:
             elapsed_s = time.perf_counter() - self._since
             row = {
                 "loss": float(report.sums.loss / report.sums.count),
-                "window_accuracy": float(report.sums.correct / report.sums.count),
-                "windows_per_s": self._steps * self._train["batch_size"] / elapsed_s,
+                "segment_accuracy": float(report.sums.correct / report.sums.count),
+                "segments_per_s": self._steps * self._batch_size / elapsed_s,
                 "input_wait_share": self._waited_s / elapsed_s,
             }
             self._write(step, "train", row)
             self._show(
                 epoch=f"{step / self._steps_per_epoch:.1f}",
                 loss=f"{row['loss']:.3f}",
-                windows_per_s=f"{row['windows_per_s']:.0f}",
+                segments_per_s=f"{row['segments_per_s']:.0f}",
                 input_wait=f"{row['input_wait_share']:.1%}",
             )
             self.resume()
@@ -94,37 +96,23 @@ class Watcher:
         self._bar.set_postfix(self._shown)
 
 
-class Signals:
-    """Within it the first SIGTERM or SIGINT is only noted, so that the step ends and is saved; a second one kills."""
+class Signals(contextlib.ExitStack):
+    """Defers the first SIGTERM or SIGINT, so that the step ends and is saved; a second one kills."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
+                self.callback(signal.signal, number, signal.signal(number, self._note))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
         self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
+        self.close()  # restores the handlers before
 
     def stopped(self, step: int, n_steps: int) -> Stopped:
-        """What to raise once the state of `step` is saved."""
-        # A process of several may have been stopped by another's signal.
+        """Return the exception to raise once the state of `step` is saved."""
+        # Of several processes, another one may have received the signal.
         number = self.received or signal.SIGTERM
         return Stopped(
             f"{signal.Signals(number).name}: step {step} of {n_steps} is saved; the same command goes on from there: "
@@ -133,40 +121,27 @@ class Signals:
         )
 
 
-class Profile:
-    """Traces a run's steps `first` to `last` into a folder that Perfetto and TensorBoard open; () traces none.
+class Profile(contextlib.ExitStack):
+    """Traces the first to the last of `steps` into a folder that Perfetto and TensorBoard open; () traces none.
 
-    Within it, so that a run that ends before `last` still leaves what was traced.
+    A run that ends before the last step still writes its trace.
     """
 
     def __init__(self, folder: pathlib.Path, steps: Sequence[int]):
+        super().__init__()
         self._folder = folder
         self._first, self._last = steps or (0, 0)
-        self._traces = False
-
-    def __enter__(self) -> "Profile":
-        return self
 
     def before(self, step: int) -> None:
-        """To be called before each step."""
+        """Call before each step."""
         if step == self._first:
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
-            self._traces = True
+            text = f"profile    {self._folder} (open its perfetto_trace.json.gz in https://ui.perfetto.dev)"
+            self.callback(tqdm.write, text)
+            self.enter_context(jax.profiler.trace(str(self._folder), create_perfetto_trace=True))
 
     def after(self, step: int, result: Any) -> None:
-        """To be called with what each step gave."""
-        # A run that goes on between the two steps traces nothing.
-        if self._traces and step >= self._last:
+        """Call with the result of each step."""
+        # A run that resumes between the two steps traces nothing, and closes nothing here.
+        if step == self._last:
             jax.block_until_ready(result)
-            self._end()
-
-    def _end(self) -> None:
-        self._traces = False
-        jax.profiler.stop_trace()
-        tqdm.write(f"profile    {self._folder} (open its perfetto_trace.json.gz in https://ui.perfetto.dev)")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._traces:
-            self._end()
+            self.close()
