@@ -1,4 +1,4 @@
-"""The best checkpoint of a workdir to `results.json` and `predictions.jsonl`."""
+"""Evaluate the best checkpoint of a workdir: `results.json`, `predictions.jsonl` and a model that stands alone."""
 
 import dataclasses
 import datetime
@@ -14,115 +14,156 @@ from typing import Any
 import jax
 import numpy as np
 
-from fusion_emotion.corpora import protocols
-from fusion_emotion.evaluate import answers as predictions
-from fusion_emotion.evaluate import metrics, statistics
-from fusion_emotion.evaluate.answers import PREDICTIONS
+from fusion_emotion.corpora.protocols import Protocol
+from fusion_emotion.errors import UserError
+from fusion_emotion.evaluate import answers, metrics, statistics
+from fusion_emotion.evaluate.answers import PREDICTIONS, RESULTS, Answers
+from fusion_emotion.evaluate.evaluator import Evaluator
 from fusion_emotion.evaluate.table import percent, table
 from fusion_emotion.files import atomic
+from fusion_emotion.input.data import Data
+from fusion_emotion.models import weights
+from fusion_emotion.models.batch import batch_spec
+from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.train import devices
 from fusion_emotion.train.checkpoint import Checkpoints
-from fusion_emotion.train.loop import Evaluator, Outcome, Setup
+from fusion_emotion.train.plan import Plan
 from fusion_emotion.train.step import parameter_count
 from fusion_emotion.train.writer import read_metrics
 
-RESULTS = "results.json"
+_PACKAGES = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "insightface", "onnxruntime", "decord2"]
 
 
-def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
-    """Restore the best checkpoint of `workdir`, read the test part, write the results and return them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Best:
+    """The variables that validation chose in a workdir."""
 
-    Raises UserError where there is no checkpoint.
-    """
+    step: int
+    validation: Mapping[str, float]  # its metrics at that step
+    variables: Mapping[str, Any]
+
+
+def best(workdir: pathlib.Path, model: FusionNet, config: Mapping[str, Any]) -> Best:
+    """Read the best checkpoint of a workdir, or its exported model if the checkpoints are gone. Raises UserError."""
+    if not (workdir / "checkpoints").is_dir() and (workdir / weights.FOLDER).is_dir():
+        loaded = weights.load_model(workdir)
+        return Best(**loaded.about["checkpoint"], variables=loaded.variables)
     checkpoints = Checkpoints(workdir)
-    state = checkpoints.restore_best(setup.new_state(setup.optimizer()))
-    step = int(state.step)
-    validation = {k: v for k, v in checkpoints.metrics(step).items() if k.startswith("validation_")}
-    checkpoints.close()
-    replicated = devices.replicate(state)
-    validated = Evaluator(setup, "validation")(replicated)
-    outcome = Evaluator(setup, "test")(replicated)
+    try:
+        step, variables = checkpoints.best_variables()
+        validation = {
+            # Older runs say "window".
+            name.replace("window", "segment"): value
+            for name, value in checkpoints.metrics(step).items()
+            if name.startswith("validation_")
+        }
+    finally:
+        checkpoints.close()
+    if difference := weights.misfit(model, batch_spec(config), variables):
+        raise UserError(f"the checkpoints of {workdir} are of another model: {difference}; choose another --workdir")
+    return Best(step=step, validation=validation, variables=variables)
+
+
+def evaluate(model: FusionNet, data: Data, config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluate the best checkpoint of `workdir` on the test part; write results and model, and return the results.
+
+    Raises UserError if there is no checkpoint.
+    """
+    chosen = best(workdir, model, config)
+    replicated = devices.replicate(chosen.variables)
+    validated = Evaluator(model, data.source("validation"), config)(replicated)
+    tested = Evaluator(model, data.source("test"), config)(replicated)
     log = read_metrics(workdir)
+    assert tested.segment_confusion is not None
     results = {
-        "corpus": setup.config["data"]["corpus"],
-        "modalities": setup.config["model"]["modalities"],
-        "label_names": list(setup.label_names),
-        "protocol": protocol_of(setup.config["split"]),
+        "corpus": data.corpus.name,
+        "modalities": config["model"]["modalities"],
+        "label_names": list(data.label_names),
+        "protocol": protocol_of(data.protocol, config["split"]),
         "parts": {
-            part: {
-                "clips": windows.n_clips,
-                "windows": len(windows),
-                "speakers": sorted({row.speaker for row in windows.rows}),
-            }
-            for part, windows in setup.windows.items()
+            part: {"clips": segments.n_clips, "segments": len(segments), "speakers": sorted(set(segments.speakers))}
+            for part, segments in data.parts.items()
         },
-        "set_aside": dict(setup.set_aside),
-        "checkpoint": {"step": step, "of_steps": setup.n_steps, "chosen_by": chosen_by(setup), **validation},
+        "set_aside": dict(data.set_aside),
+        "checkpoint": {
+            "step": chosen.step,
+            "of_steps": Plan(config, len(data.parts["train"])).n_steps,
+            "chosen_by": chosen_by(data, config["split"]),
+            **chosen.validation,
+        },
         "test": {
-            "loss": outcome.loss,
-            "clip": _measures(outcome.clip_confusion),
-            "window": _measures(outcome.window_confusion),
-            "intervals": _intervals(outcome),
-            "calibration": _calibration(validated, outcome),
+            "loss": tested.loss,
+            "clip": _measures(tested.confusion),
+            "segment": _measures(tested.segment_confusion),
+            "intervals": _intervals(tested),
+            "calibration": _calibration(validated, tested),
             "by": {
-                by: {
-                    value: dataclasses.asdict(group)
-                    for value, group in statistics.breakdown(
-                        outcome.windows.rows, outcome.windows.labels, outcome.predicted, by
-                    ).items()
-                }
-                for by in ("speaker", "sex", "intensity", "statement")
+                group: statistics.breakdown(tested, [getattr(row, group) for row in data.parts["test"].rows])
+                for group in data.corpus.groups
             },
         },
-        "parameters": parameter_count(state.params),
+        "parameters": parameter_count(chosen.variables["params"]),
         "train_seconds": log[-1]["seconds"] if log else None,
-        "seed": setup.config["seed"],
-        "config": setup.config,
+        "seed": config["seed"],
+        "config": config,
         **surroundings(),
     }
-    if devices.leads():
-        predictions.write(workdir / PREDICTIONS, outcome.windows, outcome.clip_log_prob)
+    if devices.is_main_process():
+        answers.write(workdir / PREDICTIONS, tested)
         with atomic(workdir / RESULTS) as partial:
             partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        weights.save_model(workdir / weights.FOLDER, chosen.variables, config, _about(results, data, chosen))
     return results
 
 
-def protocol_of(split: Mapping[str, Any]) -> dict[str, Any]:
-    """The protocol of a config's `split` section, as every result names it."""
+def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, Any]:
+    """Return the part of model.json that says where a model comes from."""
+    test = results["test"]
     return {
-        "name": split["protocol"],
-        "meaning": protocols.MEANING[split["protocol"]],
-        "speaker_independent": split["protocol"] in protocols.SPEAKER_INDEPENDENT,
-        "fold": split["fold"] if split["protocol"] in protocols.WITH_FOLDS else None,
+        "label_names": results["label_names"],
+        "modalities": results["modalities"],
+        "trained_on": data.corpus.title,
+        "licence": data.corpus.licence,
+        "commit": results["commit"],
+        "date": results["date"],
+        "temperature": test["calibration"]["temperature"],
+        "checkpoint": {"step": chosen.step, "validation": dict(chosen.validation)},
+        "numbers": {
+            "protocol": results["protocol"],
+            "clips": test["clip"]["count"],
+            "speakers": len(results["parts"]["test"]["speakers"]),
+            **{name: test["clip"][name] for name in ("uar", "war", "macro_f1", "chance_uar")},
+        },
+    }
+
+
+def protocol_of(protocol: Protocol, split: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the protocol of a config's `split` section, as every result names it."""
+    return {
+        "name": protocol.name,
+        "meaning": protocol.meaning,
+        "speaker_independent": protocol.speaker_independent,
+        "fold": split["fold"] if protocol.with_folds else None,
         "split_seed": split["seed"],
     }
 
 
-def chosen_by(setup: Setup) -> str:
-    """One sentence that says exactly what chose the checkpoint and what the test part is."""
-    n = setup.windows["validation"].n_clips
-    share = setup.config["split"]["validation_fraction"]
-    test = setup.config["split"]["test_fraction"]
-    protocol = setup.config["split"]["protocol"]
-    best = "The checkpoint has the highest clip-level validation UAR"
-    once = "the test part was read once, after that choice"
-    if protocol == "random":
-        return (
-            f"{best} on {share:.1%} of the training takes ({n} clips); the {test:.0%} of all takes that the original "
-            f"description calls validation are the test part here: {once}."
-        )
-    if protocol == "takes":
-        return (
-            f"{best} on {share:.1%} of the training takes ({n} clips), of each emotion alike; the same speakers train, "
-            f"validate and test: {once}."
-        )
-    if protocol == "random_windows":
-        return (
-            f"{best} on {share:.1%} of the training windows (of {n} clips); windows of the same clips train, validate "
-            f"and test, as in the original: {once}."
-        )
-    speakers = ", ".join(sorted({row.speaker for row in setup.windows["validation"].rows}))
-    return f"{best} on speakers {speakers} ({n} clips), whom neither training nor test holds; {once}."
+def chosen_by(data: Data, split: Mapping[str, Any]) -> str:
+    """Describe what chose the checkpoint and what the test part is, in one sentence."""
+    validation, unit = data.parts["validation"], data.protocol.unit
+    n, fraction = f"{validation.n_clips} clips", f"{split['validation_fraction']:.1%} of the training {unit}s"
+    if unit == "speaker":
+        speakers = ", ".join(sorted(set(validation.speakers)))
+        chosen_on = f"speakers {speakers} ({n}), whom neither training nor test holds;"
+    elif unit == "segment":
+        chosen_on = f"{fraction} (of {n}); segments of the same clips train, validate and test, as in the original:"
+    elif data.protocol.with_folds:
+        chosen_on = f"{fraction} ({n}), of each emotion alike; the same speakers train, validate and test:"
+    else:
+        test = f"the {split['test_fraction']:.0%} of all takes that the original description calls validation"
+        chosen_on = f"{fraction} ({n}); {test} are the test part here:"
+    choice = f"The checkpoint has the highest clip-level validation UAR on {chosen_on}"
+    return f"{choice} the test part was read once, after that choice."
 
 
 def _measures(confusion: np.ndarray) -> dict[str, Any]:
@@ -131,63 +172,38 @@ def _measures(confusion: np.ndarray) -> dict[str, Any]:
         "uar": metrics.uar(confusion),
         "macro_f1": metrics.macro_f1(confusion),
         "chance_uar": metrics.chance_level(confusion),
-        "recalls": [None if np.isnan(recall) else float(recall) for recall in metrics.recalls(confusion)],
+        "recalls": [statistics.known(recall) for recall in metrics.recalls(confusion)],
         "confusion": confusion.tolist(),
         "count": int(confusion.sum()),
     }
 
 
-def _intervals(outcome: Outcome) -> dict[str, list[float]] | None:
-    """95 % bootstrap intervals over the speakers of the test part; none of few, where they are too narrow."""
-    speakers = [row.speaker for row in outcome.windows.rows]
-    if len(set(speakers)) < statistics.LEAST_SPEAKERS:
+def _intervals(tested: Answers) -> dict[str, list[float]] | None:
+    """Return 95 % bootstrap intervals over the speakers of the test part; None for too few speakers."""
+    if len(set(tested.speakers)) < statistics.LEAST_SPEAKERS:
         return None
-    intervals = {
-        name: statistics.bootstrap_interval(outcome.windows.labels, outcome.predicted, speakers, statistic=name, seed=0)
-        for name in ("uar", "war", "macro_f1")
-    }
+    intervals = {name: statistics.pooled_interval([tested], statistic=name, seed=0) for name in statistics.STATISTICS}
     return {name: [interval.low, interval.high] for name, interval in intervals.items()}
 
 
-def _calibration(validated: Outcome, outcome: Outcome) -> dict[str, Any]:
-    """The temperature that suits the validation part, and how calibrated the test part is without and with it."""
-    temperature = statistics.fit_temperature(validated.clip_log_prob, validated.windows.labels)
-    true = outcome.windows.labels
+def _calibration(validated: Answers, tested: Answers) -> dict[str, Any]:
+    """Return the temperature fitted on the validation part, and the test part's calibration before and after it."""
+    temperature = statistics.fit_temperature(validated.log_prob, validated.true)
     return {
         "temperature": temperature,
-        "validation_clips": len(validated.windows.rows),
-        "before": reliability(outcome.clip_log_prob, true),
-        "after": reliability(statistics.apply_temperature(outcome.clip_log_prob, temperature), true),
-    }
-
-
-def reliability(log_prob: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """The expected calibration error and its bins of confidence, None for what an empty bin lacks."""
-    found = statistics.calibration(log_prob, true)
-    bins = {name: getattr(found, name) for name in ("confidence", "accuracy")}
-    return {
-        "ece": found.ece,
-        "count": found.count.tolist(),
-        **{name: [None if np.isnan(value) else float(value) for value in values] for name, values in bins.items()},
+        "validation_clips": len(validated.clip_ids),
+        "before": statistics.calibration(tested.log_prob, tested.true),
+        "after": statistics.calibration(statistics.apply_temperature(tested.log_prob, temperature), tested.true),
     }
 
 
 def surroundings() -> dict[str, Any]:
-    """Versions, commit, devices and time: what a number needs beside it."""
-    packages = (
-        "jax",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "numpy",
-        "insightface",
-        "onnxruntime",
-        "decord2",
-    )
+    """Return versions, commit, devices and time, to be kept beside every number."""
     return {
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
         "commit": _commit(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "machine": f"{_cpu()}, {os.cpu_count()} cores",
@@ -196,7 +212,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of this source tree, with a plus where it has changes; "unknown" outside of git."""
+    """Return the commit of this source tree, with a plus if it has changes; "unknown" outside of git."""
     here = pathlib.Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -217,38 +233,23 @@ def _cpu() -> str:
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """The table at the end of a run; it names its protocol and fits a terminal."""
-    protocol = results["protocol"]
+    """Return the tables at the end of a run, which name its protocol and fit a terminal."""
+    protocol, test = results["protocol"], results["test"]
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
+    names = ("uar", "war", "macro_f1", "chance_uar")
     rows = [
-        [
-            f"{level} ({results['test'][level]['count']})",
-            *(percent(results["test"][level][name]) for name in ("uar", "war", "macro_f1", "chance_uar")),
-        ]
-        for level in ("clip", "window")
+        [f"{level} ({test[level]['count']})", *(percent(test[level][name]) for name in names)]
+        for level in ("clip", "segment")
     ]
-    intervals = results["test"]["intervals"]
-    over_speakers = (
-        [
-            f"  95 % of resampled speakers have a clip-level UAR of {percent(intervals['uar'][0])} to "
-            f"{percent(intervals['uar'][1])}",
-            "",
-        ]
-        if intervals
-        else []
-    )
-    recalls = [
-        [name, percent(recall)]
-        for name, recall in zip(results["label_names"], results["test"]["clip"]["recalls"], strict=True)
+    lines = [
+        f"{results['corpus']}, {results['modalities']}, test part of protocol {protocol['name']}{fold}:",
+        f"  {protocol['meaning']}",
+        "",
+        table(["level", "UAR", "WAR", "macro-F1", "chance UAR"], rows),
+        "",
     ]
-    return "\n".join(
-        [
-            f"{results['corpus']}, {results['modalities']}, test part of protocol {protocol['name']}{fold}:",
-            f"  {protocol['meaning']}",
-            "",
-            table(["level", "UAR", "WAR", "macro-F1", "chance UAR"], rows),
-            "",
-            *over_speakers,
-            table(["emotion", "recall (clip)"], recalls),
-        ]
-    )
+    if test["intervals"]:
+        low, high = map(percent, test["intervals"]["uar"])
+        lines += [f"  95 % of resampled speakers have a clip-level UAR of {low} to {high}", ""]
+    recalls = zip(results["label_names"], map(percent, test["clip"]["recalls"]), strict=True)
+    return "\n".join([*lines, table(["emotion", "recall (clip)"], list(recalls))])
