@@ -1,1 +1,1 @@
-"""Every fold and seed of a configuration, what they add up to, and comparisons of runs."""
+"""Many runs: cross-validation, the summary of its numbers, and the comparison of two workdirs."""

@@ -1,7 +1,7 @@
-"""Whether one workdir is better than another on the same clips: a paired test and an interval over speakers.
+"""Compare two workdirs on the same clips: a paired permutation test, and an interval over speakers.
 
-A workdir is a single run's or a cross-validation's. Of several seeds the answers are put together: UAR and WAR are
-then the means over the seeds, for each seed answers the same clips, and a speaker's clips are swapped in all of them.
+A workdir is that of a run or of a cross-validation. UAR and WAR are means over the seeds, which all answer the same
+clips. The test swaps a speaker's clips in all seeds at once.
 """
 
 import dataclasses
@@ -13,14 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import answers as predictions
-from fusion_emotion.evaluate import statistics
-from fusion_emotion.evaluate.answers import PREDICTIONS, Predictions
-from fusion_emotion.evaluate.results import RESULTS
-from fusion_emotion.evaluate.statistics import Answers
-from fusion_emotion.evaluate.table import table
-from fusion_emotion.experiments.summary import NETWORK, interval_text
+from fusion_emotion.evaluate import answers, statistics
+from fusion_emotion.evaluate.answers import PREDICTIONS, RESULTS, Answers
+from fusion_emotion.evaluate.table import NETWORK, interval_text, table
 from fusion_emotion.experiments.summary import RESULTS as CROSSVAL
+from fusion_emotion.experiments.summary import Key, by_seed
 
 _NAMES: tuple[tuple[statistics.Statistic, str], ...] = (("uar", "UAR"), ("war", "WAR"))
 _USUAL_LEVEL = 0.05
@@ -28,173 +25,123 @@ _USUAL_LEVEL = 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """What a workdir says under one protocol: the predictions of each seed, its folds pooled."""
+    """The answers of a workdir under one protocol."""
 
-    workdir: pathlib.Path
-    protocol: str  # with its fold where there is one, and what it means
-    seeds: Mapping[int, Predictions]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How much better `a` is than `b` by one statistic, in shares."""
-
-    name: str
-    a: float
-    b: float
-    interval: statistics.Interval
-    test: statistics.Comparison
+    title: str  # of the protocol: its name, its fold if there is one, and its meaning
+    seeds: Mapping[int, Answers]  # the folds of each seed joined
 
 
-def sides(workdir: pathlib.Path) -> dict[str, Side]:
-    """What a workdir says, by protocol. Raises UserError where it holds no results."""
+def compare(a: pathlib.Path, b: pathlib.Path) -> str:
+    """Describe the difference of two workdirs under each protocol that both have.
+
+    Raises UserError if a workdir holds no results, or if their clips differ.
+    """
+    sides_a, sides_b = _read(a), _read(b)
+    shared = [name for name in sides_a if name in sides_b]
+    if not shared:
+        raise UserError(
+            f"{a} ({', '.join(sides_a)}) and {b} ({', '.join(sides_b)}) have no protocol in common: "
+            "compare runs of the same split"
+        )
+    lines = [f"a  {a}", f"b  {b}"]
+    for name in shared:
+        pairs = _pairs(sides_a[name], sides_b[name])
+        if mismatch := next(filter(None, (_mismatch(one, other) for one, other in pairs)), None):
+            raise UserError(
+                f"{a} (a) and {b} (b) cannot be paired: {mismatch}; "
+                "compare runs of the same clips, with the same protocol, fold and seeds"
+            )
+        lines += ["", *_text(sides_a[name], sides_b[name])]
+    return "\n".join(lines)
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Side]:
+    """Read the answers of a workdir, by protocol. Raises UserError if it holds no results."""
     if (workdir / CROSSVAL).is_file():
         results = json.loads((workdir / CROSSVAL).read_text(encoding="utf-8"))
-        found = {}
-        for name, protocol in results["protocols"].items():
-            seeds: dict[int, list[Predictions]] = {}
-            for run in protocol["systems"][NETWORK]["runs"]:
-                path = workdir / name / f"fold-{run['fold']}-seed-{run['seed']}" / PREDICTIONS
-                seeds.setdefault(run["seed"], []).append(predictions.read(path))
-            pooled = {seed: predictions.joined(folds) for seed, folds in seeds.items()}
-            found[name] = Side(workdir=workdir, protocol=f"{name}: {protocol['meaning']}", seeds=pooled)
-        return found
+        return {name: _read_crossval(workdir / name, protocol) for name, protocol in results["protocols"].items()}
     try:
-        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+        protocol = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))["protocol"]
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
             f"{workdir} holds neither {CROSSVAL} nor {RESULTS}: compare workdirs of --mode=train or --mode=crossval"
         ) from error
-    protocol = results["protocol"]
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
     title = f"{protocol['name']}{fold}: {protocol['meaning']}"
-    said = predictions.read(workdir / PREDICTIONS)
-    # Its own seed does not matter, for it has nothing but this one.
-    return {protocol["name"]: Side(workdir=workdir, protocol=title, seeds={0: said})}
+    # Two single runs are compared whatever their seeds are.
+    return {protocol["name"]: Side(title=title, seeds={0: answers.read(workdir / PREDICTIONS)})}
 
 
-def compare(a: pathlib.Path, b: pathlib.Path) -> str:
-    """What is to be printed of two workdirs, for each protocol that both have.
+def _read_crossval(folder: pathlib.Path, protocol: Mapping) -> Side:
+    system = {
+        Key(run["fold"], run["seed"]): answers.read(folder / f"fold-{run['fold']}-seed-{run['seed']}" / PREDICTIONS)
+        for run in protocol["systems"][NETWORK]["runs"]
+    }
+    return Side(title=f"{folder.name}: {protocol['meaning']}", seeds=by_seed(system))
 
-    Raises UserError where a workdir holds no results, or the clips differ.
-    """
-    of_a, of_b = sides(a), sides(b)
-    shared = [name for name in of_a if name in of_b]
-    if not shared:
-        raise UserError(
-            f"{a} ({', '.join(of_a)}) and {b} ({', '.join(of_b)}) have no protocol in common: "
-            "compare runs of the same split"
-        )
-    said = [f"a  {a}", f"b  {b}"]
-    for name in shared:
-        said += ["", *_text(of_a[name], of_b[name])]
-    return "\n".join(said)
+
+def _pairs(a: Side, b: Side) -> list[tuple[Answers, Answers]]:
+    """Pair the answers of equal seeds; if the seeds differ, pair each with others, all equally often."""
+    if set(a.seeds) == set(b.seeds):
+        return [(a.seeds[seed], b.seeds[seed]) for seed in a.seeds]
+    seeds_a, seeds_b = list(a.seeds.values()), list(b.seeds.values())
+    return [(seeds_a[i % len(seeds_a)], seeds_b[i % len(seeds_b)]) for i in range(math.lcm(len(seeds_a), len(seeds_b)))]
+
+
+def _mismatch(a: Answers, b: Answers) -> str:
+    """Describe the first difference between the clips of two sides; "" if they are the same."""
+    labels_a, labels_b = a.labels, b.labels
+    only = {"a": sorted(labels_a.keys() - labels_b.keys()), "b": sorted(labels_b.keys() - labels_a.keys())}
+    if alone := [f"{len(names)} only in {side}, as {names[0]}" for side, names in only.items() if names]:
+        return f"a has {len(labels_a)} clips and b {len(labels_b)}, {' and '.join(alone)}"
+    for clip_id, in_a in sorted(labels_a.items()):
+        if in_a != (in_b := labels_b[clip_id]):
+            return f"clip {clip_id} is of speaker {in_a[0]} and label {in_a[1]} in a, {in_b[0]} and {in_b[1]} in b"
+    return ""
 
 
 def _text(a: Side, b: Side) -> list[str]:
-    differences, unit = differ(a, b)
-    one = next(iter(a.seeds.values()))
+    """Describe the difference of two sides that have the same clips."""
+    first = next(iter(a.seeds.values()))
+    n_clips, n_speakers = len(first.clip_ids), len(set(first.speakers))
     n_seeds = "" if len(a.seeds) == len(b.seeds) == 1 else f"; seeds of a: {len(a.seeds)}, of b: {len(b.seeds)}"
-    n_speakers = len(set(one.speakers))
-    enough = differences[0].interval.n_speakers >= statistics.LEAST_SPEAKERS
-    rows = [
-        [
-            each.name,
-            *(f"{100 * value:.1f}" for value in (each.a, each.b)),
-            f"{100 * each.interval.value:+.1f}",
-            interval_text([each.interval.low, each.interval.high] if enough else None),
-            f"{each.test.p_value:.4f}",
-        ]
-        for each in differences
-    ]
-    test = differences[0].test
-    how = "every way counted" if test.exact else "10,000 ways drawn"
+    single = len({speaker for seed in a.seeds.values() for speaker in seed.speakers}) == 1
+    unit = "clip" if single else "speaker"
+    if single:
+        a, b = _clips_as_speakers(a), _clips_as_speakers(b)
+    rows, exact = _rows(a, b)
+    permutations = "all permutations" if exact else "10,000 random permutations"
     lines = [
-        f"protocol {a.protocol}",
-        f"{len(one.clip_ids)} clips of {n_speakers} speaker{'s' * (n_speakers > 1)}{n_seeds}; per cent and points:",
+        f"protocol {a.title}",
+        f"{n_clips} clips of {n_speakers} speaker{'s' * (n_speakers > 1)}{n_seeds}; per cent and points:",
         "",
         table(["", "a", "b", "a - b", f"95 % over {unit}s", "p"], rows),
         "",
-        f"  p: of as large a difference when a and b swap all answers of a {unit} at random ({how}), two-sided",
+        f"  p: two-sided, of a difference at least as large if a and b swap all answers of a {unit} ({permutations})",
     ]
-    if unit == "clip":
-        lines.append("  one speaker: clips were resampled and swapped, so this speaks of that person alone")
-    elif 2 ** (1 - n_speakers) > _USUAL_LEVEL:
-        lines.append(
-            f"  {n_speakers} speakers cannot show less than p = {2 ** (1 - n_speakers):.4f}, whatever the answers"
-        )
+    if single:
+        lines.append("  one speaker: clips are resampled and swapped, so this speaks of that person alone")
+    elif (least_p := 2 ** (1 - n_speakers)) > _USUAL_LEVEL:
+        lines.append(f"  {n_speakers} speakers cannot reach a p below {least_p:.4f}, whatever the answers")
     return lines
 
 
-def differ(a: Side, b: Side) -> tuple[list[Difference], str]:
-    """The differences of two sides, and the unit that was resampled and swapped: speakers, or clips of only one.
+def _clips_as_speakers(side: Side) -> Side:
+    """Make clips the unit that is resampled and swapped, for one speaker."""
+    seeds = {seed: dataclasses.replace(clips, speakers=clips.clip_ids) for seed, clips in side.seeds.items()}
+    return dataclasses.replace(side, seeds=seeds)
 
-    Raises UserError where the clips differ.
-    """
-    matched = [(_sorted(one), _sorted(other)) for one, other in _matched(a, b)]
-    alone = len({name for one, _ in matched for name in one.speakers}) == 1
-    both_a, both_b = (predictions.joined([pair[side] for pair in matched]) for side in (0, 1))
-    found = []
+
+def _rows(a: Side, b: Side) -> tuple[list[list[str]], bool]:
+    """Return the rows of the table, and True if every permutation was counted."""
+    seeds_a, seeds_b = list(a.seeds.values()), list(b.seeds.values())
+    one, other = (answers.join(side) for side in zip(*_pairs(a, b), strict=True))
+    rows = []
     for statistic, name in _NAMES:
-        test = statistics.permutation_test(
-            both_a.labels,
-            both_a.predicted,
-            both_b.predicted,
-            both_a.clip_ids if alone else both_a.speakers,
-            statistic=statistic,
-            seed=0,
-        )
-        of_a, of_b = ([_answers(said, by_clip=alone) for said in side.seeds.values()] for side in (a, b))
-        interval = statistics.difference_interval(of_a, of_b, statistic=statistic, seed=0)
-        values = [statistics.pooled_interval(each, statistic=statistic, seed=0).value for each in (of_a, of_b)]
-        found.append(Difference(name=name, a=values[0], b=values[1], interval=interval, test=test))
-    return found, "clip" if alone else "speaker"
-
-
-def _answers(said: Predictions, *, by_clip: bool) -> Answers:
-    return dataclasses.replace(said.answers, speakers=said.clip_ids) if by_clip else said.answers
-
-
-def _sorted(said: Predictions) -> Predictions:
-    order = np.argsort(np.asarray(said.clip_ids))
-    return Predictions(
-        clip_ids=[said.clip_ids[i] for i in order],
-        speakers=[said.speakers[i] for i in order],
-        labels=said.labels[order],
-        predicted=said.predicted[order],
-        log_prob=said.log_prob[order],
-    )
-
-
-def _matched(a: Side, b: Side) -> list[tuple[Predictions, Predictions]]:
-    """Answers of `a` and of `b` to the same clips, each seed as often as any other. Raises UserError without."""
-    if set(a.seeds) == set(b.seeds) and all(_clips(a.seeds[seed]) == _clips(b.seeds[seed]) for seed in a.seeds):
-        return [(a.seeds[seed], b.seeds[seed]) for seed in a.seeds]
-    every_a, every_b = list(a.seeds.values()), list(b.seeds.values())
-    for one in every_a:
-        for other in every_b:
-            if difference := _difference(_clips(one), _clips(other)):
-                raise UserError(
-                    f"{a.workdir} (a) and {b.workdir} (b) cannot be paired: {difference}; "
-                    "compare runs of the same clips, with the same protocol, fold and seeds"
-                )
-    return [(every_a[i % len(every_a)], every_b[i % len(every_b)]) for i in range(math.lcm(len(every_a), len(every_b)))]
-
-
-def _clips(said: Predictions) -> dict[str, tuple[str, int]]:
-    """The speaker and the label of each clip."""
-    return dict(zip(said.clip_ids, zip(said.speakers, said.labels.tolist(), strict=True), strict=True))
-
-
-def _difference(a: Mapping[str, tuple[str, int]], b: Mapping[str, tuple[str, int]]) -> str:
-    """What differs between the clips of two sides; empty where nothing does."""
-    only_a, only_b = sorted(a.keys() - b.keys()), sorted(b.keys() - a.keys())
-    if only_a or only_b:
-        alone = [
-            f"{len(names)} only in {side}, as {names[0]}" for side, names in (("a", only_a), ("b", only_b)) if names
-        ]
-        return f"a has {len(a)} clips and b {len(b)}, {' and '.join(alone)}"
-    for name, (speaker, label) in sorted(a.items()):
-        if b[name] != (speaker, label):
-            return f"clip {name} is of speaker {speaker} and label {label} in a, {b[name][0]} and {b[name][1]} in b"
-    return ""
+        measure = statistics.STATISTICS[statistic]
+        means = [np.mean([measure(seed.confusion) for seed in seeds]) for seeds in (seeds_a, seeds_b)]
+        interval = statistics.difference_interval(seeds_a, seeds_b, statistic=statistic, seed=0)
+        test = statistics.permutation_test(one, other, statistic=statistic, seed=0)
+        difference = [f"{100 * interval.value:+.1f}", interval_text(interval.bounds), f"{test.p_value:.4f}"]
+        rows.append([name, *(f"{100 * mean:.1f}" for mean in means), *difference])
+    return rows, test.exact

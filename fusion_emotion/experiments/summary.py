@@ -1,313 +1,265 @@
-"""The runs of a cross-validation to one set of numbers: `crossval.json` and the table in the terminal.
+"""The numbers of a cross-validation: `crossval.json` and the tables in the terminal.
 
-Two ways to put folds together stand side by side. The mean over folds comes with its standard deviation. Pooled, the
-test parts of a seed's folds are one set of clips, each predicted once; a statistic of these is averaged over the seeds,
-and its interval is of resampled speakers.
+Folds are combined in two ways, side by side. The mean over folds comes with its standard deviation. Pooled, the test
+parts of a seed's folds are one set of clips, each predicted once; a statistic of that set is averaged over seeds, and
+its interval is over resampled speakers.
 """
 
-import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from fusion_emotion.corpora import label_names, protocols
+from fusion_emotion.corpora.catalogue import corpus
+from fusion_emotion.corpora.protocols import Protocol
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate import answers as predictions
-from fusion_emotion.evaluate import metrics, statistics
-from fusion_emotion.evaluate.answers import PREDICTIONS, Predictions
-from fusion_emotion.evaluate.results import RESULTS as RUN_RESULTS
-from fusion_emotion.evaluate.results import reliability
-from fusion_emotion.evaluate.statistics import STATISTICS, Answers
-from fusion_emotion.evaluate.table import table
+from fusion_emotion.evaluate import answers, metrics, statistics, table
+from fusion_emotion.evaluate.answers import PREDICTIONS, Answers
+from fusion_emotion.evaluate.answers import RESULTS as RUN_RESULTS
+from fusion_emotion.evaluate.statistics import STATISTICS, Statistic
 from fusion_emotion.experiments.crossval import Run
 from fusion_emotion.files import atomic
 from fusion_emotion.prepare.records import Row
 
 RESULTS = "crossval.json"
-NETWORK = "network"
-By = Literal["sex", "intensity", "statement", "speaker"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """What a system said on one split, and the temperature that its validation part asked for."""
+class Key(NamedTuple):
+    """The run that answers come from, and the temperature fitted on its validation part (None for a baseline)."""
 
     fold: int
     seed: int
-    predictions: Predictions
-    temperature: float | None
+    temperature: float | None = None
 
-    @property
-    def log_prob_scaled(self) -> np.ndarray:
-        """The log-probabilities at that temperature."""
-        assert self.temperature is not None
-        return statistics.apply_temperature(self.predictions.log_prob, self.temperature)
+
+System: TypeAlias = Mapping[Key, Answers]  # the answers of one system under one protocol, run by run
+Value = TypeVar("Value")
 
 
 def summarise(config: Mapping[str, Any], runs: Sequence[Run], baseline_names: Sequence[str]) -> dict[str, Any]:
-    """The numbers of finished runs. Raises UserError where a run's predictions are not of its test part."""
-    names = label_names(config["data"]["corpus"])
-    of_runs = {run: json.loads((run.workdir / RUN_RESULTS).read_text(encoding="utf-8")) for run in runs}
-    seeds_of: dict[str, dict[str, dict[int, list[Predictions]]]] = {}
-    by_protocol: dict[str, Any] = {}
-    for protocol in dict.fromkeys(run.protocol for run in runs):
-        here = [run for run in runs if run.protocol == protocol]
-        systems = {NETWORK: [_of_network(run, of_runs[run]) for run in here]}
-        if protocol != "random_windows":
-            splits = {run.baseline_path(""): run for run in here}
-            systems |= {name: [_of_baseline(run, name) for run in splits.values()] for name in baseline_names}
-        rows = {row.clip_id: row for run in here for row in run.test_rows}
-        seeds_of[protocol] = {name: by_seed(parts) for name, parts in systems.items()}
-        by_protocol[protocol] = {
-            "meaning": protocols.MEANING[protocol],
-            "on_both_sides": protocols.ON_BOTH_SIDES.get(protocol),
-            "folds": sorted({run.fold for run in here}) if protocol in protocols.WITH_FOLDS else None,
-            "seeds": sorted({run.seed for run in here}),
-            "clips": len(rows),
-            "speakers": sorted({row.speaker for row in rows.values()}),
-            "systems": {name: measure(parts, names, rows) for name, parts in systems.items()},
-        }
-    first = of_runs[runs[0]]
+    """Compute the numbers of finished runs. Raises UserError if the predictions of a run are of other clips."""
+    run_results = {run: json.loads((run.workdir / RUN_RESULTS).read_text(encoding="utf-8")) for run in runs}
+    by_protocol = {run.protocol: [other for other in runs if other.protocol == run.protocol] for run in runs}
+    systems = {
+        protocol: _systems({run: run_results[run] for run in chosen}, baseline_names)
+        for protocol, chosen in by_protocol.items()
+    }
+    first, described = run_results[runs[0]], corpus(config["data"]["corpus"])
     return {
-        "corpus": config["data"]["corpus"],
+        "corpus": described.name,
         "modalities": config["model"]["modalities"],
-        "label_names": list(names),
-        "protocols": by_protocol,
-        "inflation": inflation(seeds_of),
-        "parameters": first["parameters"],
-        **{name: first[name] for name in ("versions", "commit", "devices", "machine")},
-        # What differs when the same runs are made again.
+        "label_names": list(described.label_names),
+        "protocols": {
+            protocol.name: describe(protocol, chosen, systems[protocol], described.groups)
+            for protocol, chosen in by_protocol.items()
+        },
+        "inflation": inflation(systems),
+        **{name: first[name] for name in ("parameters", "versions", "commit", "devices", "machine")},
+        # Only these differ if the same runs are repeated.
         "times": {
             "train_seconds": {
-                protocol: sum(
-                    results["train_seconds"] or 0 for run, results in of_runs.items() if run.protocol == protocol
-                )
-                for protocol in by_protocol
+                protocol.name: sum(run_results[run]["train_seconds"] or 0 for run in chosen)
+                for protocol, chosen in by_protocol.items()
             },
-            "date": max(results["date"] for results in of_runs.values()),
+            "date": max(results["date"] for results in run_results.values()),
         },
         "config": config,
     }
 
 
-def by_seed(parts: Sequence[Part]) -> dict[int, list[Predictions]]:
-    """The predictions of each seed's folds."""
-    seeds: dict[int, list[Predictions]] = {}
-    for part in parts:
-        seeds.setdefault(part.seed, []).append(part.predictions)
-    return seeds
+def _systems(run_results: Mapping[Run, Mapping[str, Any]], baseline_names: Sequence[str]) -> Mapping[str, System]:
+    """Read the answers of the network and of the baselines in the runs of one protocol."""
+    network = {
+        Key(run.fold, run.seed, results["test"]["calibration"]["temperature"]): _read(run, run.workdir / PREDICTIONS)
+        for run, results in run_results.items()
+    }
+    # Baselines depend on the seed of the split, not on that of the run.
+    splits = {Key(run.fold, run.split_seed): run for run in run_results if run.protocol.unit != "segment"}
+    names = baseline_names if splits else ()
+    return {table.NETWORK: network} | {
+        name: {key: _read(run, run.baseline_path(name)) for key, run in splits.items()} for name in names
+    }
 
 
-def answers_of(seeds: Mapping[int, Sequence[Predictions]]) -> list[Answers]:
-    """The answers of each seed, its folds pooled."""
-    return [predictions.joined(folds).answers for folds in seeds.values()]
-
-
-def _of_network(run: Run, results: Mapping[str, Any]) -> Part:
-    said = _checked(run, run.workdir / PREDICTIONS)
-    temperature = results["test"]["calibration"]["temperature"]
-    return Part(fold=run.fold, seed=run.seed, predictions=said, temperature=temperature)
-
-
-def _of_baseline(run: Run, name: str) -> Part:
-    said = _checked(run, run.baseline_path(name))
-    # Not of the run's seed: where there are folds, a baseline is the same with every one.
-    return Part(fold=run.fold, seed=run.split_seed, predictions=said, temperature=None)
-
-
-def _checked(run: Run, path: pathlib.Path) -> Predictions:
-    said = predictions.read(path)
-    if set(said.clip_ids) != {row.clip_id for row in run.test_rows}:
+def _read(run: Run, path: pathlib.Path) -> Answers:
+    run_answers = answers.read(path)
+    if set(run_answers.clip_ids) != {row.clip_id for row in run.test_rows}:
         raise UserError(
             f"{path} is of other clips than the test part of {run}: the corpus has changed; choose another --workdir"
         )
-    return said
+    return run_answers
 
 
-def measure(parts: Sequence[Part], names: Sequence[str], rows: Mapping[str, Row]) -> dict[str, Any]:
-    """The numbers of one system under one protocol; `rows` are those of the clips by name."""
-    seeds = by_seed(parts)
-    answers = answers_of(seeds)
-    every = predictions.joined([part.predictions for part in parts])
-    confusions = [metrics.confusion_matrix(a.true, a.predicted, len(names)) for a in answers]
-    confusion = np.sum(confusions, axis=0)
-    of_run = [
-        metrics.confusion_matrix(part.predictions.labels, part.predictions.predicted, len(names)) for part in parts
-    ]
-    scaled = all(part.temperature is not None for part in parts)
+def describe(
+    protocol: Protocol, runs: Sequence[Run], systems: Mapping[str, System], groups: Sequence[str]
+) -> dict[str, Any]:
+    """Compute the entry of one protocol in `crossval.json`; `groups` are the fields of a row to break down by."""
+    rows = {row.clip_id: row for run in runs for row in run.test_rows}
     return {
-        "runs": [
-            {"fold": part.fold, "seed": part.seed, "clips": int(counts.sum())}
-            | {name: STATISTICS[name](counts) for name in STATISTICS}
-            | ({"temperature": part.temperature} if scaled else {})
-            for part, counts in zip(parts, of_run, strict=True)
-        ],
-        **{
-            name: _spread(parts, [STATISTICS[name](counts) for counts in of_run])
-            | _interval(statistics.pooled_interval(answers, statistic=name, seed=0))
-            for name in STATISTICS
-        },
-        "chance_uar": float(np.mean([metrics.chance_level(counts) for counts in confusions])),
-        "recalls": [_known(recall) for recall in metrics.recalls(confusion)],
-        "confusion": confusion.tolist(),
+        "meaning": protocol.meaning,
+        "on_both_sides": protocol.on_both_sides or None,
+        "folds": sorted({run.fold for run in runs}) if protocol.with_folds else None,
+        "seeds": sorted({run.seed for run in runs}),
+        "clips": len(rows),
+        "speakers": sorted({row.speaker for row in rows.values()}),
+        "systems": {name: _measure(system, rows, groups) for name, system in systems.items()},
+    }
+
+
+def _measure(system: System, rows: Mapping[str, Row], groups: Sequence[str]) -> dict[str, Any]:
+    """Compute the numbers of one system under one protocol; `rows` are its clips by id."""
+    everything, pooled = answers.join(list(system.values())), list(by_seed(system).values())
+    scaled = [
+        statistics.apply_temperature(run_answers.log_prob, key.temperature)
+        for key, run_answers in system.items()
+        if key.temperature is not None
+    ]
+    return {
+        "runs": [_run_numbers(key, run_answers) for key, run_answers in system.items()],
+        **{name: _statistic(system, pooled, name) for name in STATISTICS},
+        "chance_uar": float(np.mean([metrics.chance_level(seed.confusion) for seed in pooled])),
+        "recalls": [statistics.known(recall) for recall in metrics.recalls(everything.confusion)],
+        "confusion": everything.confusion.tolist(),
         "calibration": {
-            "before": reliability(every.log_prob, every.labels),
-            "after": reliability(np.concatenate([part.log_prob_scaled for part in parts]), every.labels)
-            if scaled
-            else None,
+            "before": statistics.calibration(everything.log_prob, everything.true),
+            "after": statistics.calibration(np.concatenate(scaled), everything.true) if scaled else None,
         },
         "by": {
-            by: {
-                value: dataclasses.asdict(group)
-                for value, group in statistics.breakdown(
-                    [rows[name] for name in every.clip_ids], every.labels, every.predicted, by
-                ).items()
-            }
-            for by in get_args(By)
+            group: statistics.breakdown(everything, [getattr(rows[clip_id], group) for clip_id in everything.clip_ids])
+            for group in groups
         },
     }
 
 
-def _spread(parts: Sequence[Part], values: Sequence[float]) -> dict[str, float | None]:
-    """The mean of the runs; the standard deviations over folds, of their means over seeds, and over seeds likewise."""
-
-    def std_over(keys: Sequence[int]) -> float | None:
-        means = [
-            statistics.mean_std([v for v, key in zip(values, keys, strict=True) if key == each])[0]
-            for each in sorted(set(keys))
-        ]
-        return _known(statistics.mean_std(means)[1])
-
+def _run_numbers(key: Key, run_answers: Answers) -> dict[str, Any]:
     return {
-        "mean": float(np.mean(values)),
-        "std_folds": std_over([part.fold for part in parts]),
-        "std_seeds": std_over([part.seed for part in parts]),
+        "fold": key.fold,
+        "seed": key.seed,
+        "clips": len(run_answers.clip_ids),
+        **{name: statistic(run_answers.confusion) for name, statistic in STATISTICS.items()},
+        **({} if key.temperature is None else {"temperature": key.temperature}),
     }
 
 
-def _interval(interval: statistics.Interval) -> dict[str, Any]:
-    known = interval.n_speakers >= statistics.LEAST_SPEAKERS
-    return {"pooled": interval.value, "interval": [interval.low, interval.high] if known else None}
+def _statistic(system: System, pooled: Sequence[Answers], name: Statistic) -> dict[str, Any]:
+    """Compute a statistic: its mean over runs, its standard deviations over folds and over seeds, and pooled."""
+    values = {key: STATISTICS[name](run_answers.confusion) for key, run_answers in system.items()}
+    interval = statistics.pooled_interval(pooled, statistic=name, seed=0)
+    return {
+        "mean": float(np.mean(list(values.values()))),
+        "std_folds": _std_of_means(_grouped(values, "fold")),
+        "std_seeds": _std_of_means(_grouped(values, "seed")),
+        "pooled": interval.value,
+        "interval": interval.bounds,
+    }
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _std_of_means(groups: Mapping[int, Sequence[float]]) -> float | None:
+    """Compute the sample standard deviation of the groups' means; None for a single group."""
+    means = [np.mean(groups[name]) for name in sorted(groups)]
+    return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
-def inflation(seeds_of: Mapping[str, Mapping[str, Mapping[int, Sequence[Predictions]]]]) -> list[dict[str, Any]]:
-    """How much more each system reaches under a protocol with something on both sides than under one without.
+def _grouped(values: Mapping[Key, Value], by: str) -> dict[int, list[Value]]:
+    """Group values by the fold or the seed of their key."""
+    groups: dict[int, list[Value]] = {}
+    for key, value in values.items():
+        groups.setdefault(getattr(key, by), []).append(value)
+    return groups
 
-    The speakers are resampled for both at once.
+
+def by_seed(system: System) -> dict[int, Answers]:
+    """Join the folds of each seed."""
+    return {seed: answers.join(folds) for seed, folds in _grouped(system, "seed").items()}
+
+
+def inflation(systems: Mapping[Protocol, Mapping[str, System]]) -> list[dict[str, Any]]:
+    """Compute how much higher each system's UAR is under a leaky protocol than under a speaker-independent one.
+
+    The same speakers are drawn for both.
     """
-    found = []
-    for leaky in (name for name in seeds_of if name in protocols.ON_BOTH_SIDES):
-        for honest in (name for name in seeds_of if name in protocols.SPEAKER_INDEPENDENT):
-            for system in seeds_of[leaky]:
-                a, b = (answers_of(seeds_of[protocol][system]) for protocol in (leaky, honest))
+    differences = []
+    for leaky in (protocol for protocol in systems if not protocol.speaker_independent):
+        for honest in (protocol for protocol in systems if protocol.speaker_independent):
+            for name in systems[leaky]:
+                a, b = (list(by_seed(systems[protocol][name]).values()) for protocol in (leaky, honest))
                 interval = statistics.difference_interval(a, b, statistic="uar", seed=0)
-                found.append(
-                    {"system": system, "protocol": leaky, "over": honest}
-                    | {"uar": interval.value, "interval": _interval(interval)["interval"]}
-                )
-    return found
+                difference = {"uar": interval.value, "interval": interval.bounds}
+                differences.append({"system": name, "protocol": leaky.name, "over": honest.name, **difference})
+    return differences
 
 
 def write(results: Mapping[str, Any], workdir: pathlib.Path) -> None:
-    """Write the numbers to the workdir, whole or not at all."""
+    """Write the numbers to the workdir, all or nothing."""
     with atomic(workdir / RESULTS) as partial:
         partial.write_text(json.dumps(results, indent=1, allow_nan=False), encoding="utf-8")
 
 
-def system_title(system: str, modalities: str) -> str:
-    """What a system is called in tables."""
-    return f"network, {modalities}" if system == NETWORK else f"baseline {system}"
-
-
-def protocol_title(name: str, protocol: Mapping[str, Any]) -> str:
-    """A protocol's name and what it has on both sides, for it is said beside each number."""
-    return f"{name} ({protocol['on_both_sides'] or 'speaker-independent'})"
-
-
-def interval_text(interval: Sequence[float] | None) -> str:
-    """An interval in per cent; a dash where there is none."""
-    return "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-
-
-def mean_text(spread: Mapping[str, Any], over: str) -> str:
-    """A mean in per cent with the standard deviation over folds or seeds, where there is one."""
-    std = spread[f"std_{over}"]
-    return f"{100 * spread['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-
-
-def std_text(std: float | None) -> str:
-    """A standard deviation in points; a dash where there is none."""
-    return "-" if std is None else f"{100 * std:.1f}"
-
-
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """What must be said of the numbers: why there is no interval, what inflates them and by how much."""
-    said = []
-    for name, protocol in results["protocols"].items():
-        n = len(protocol["speakers"])
-        if n < statistics.LEAST_SPEAKERS:
-            few = "one speaker" if n == 1 else f"{n} speakers"
-            said.append(f"{name} tests {few}: too few for an interval, and they say nothing of other people.")
-    for each in results["inflation"]:
-        if each["system"] == NETWORK:
-            interval = each["interval"]
-            between = f" (95 % over speakers: {interval_text(interval)})" if interval else ""
-            said.append(
-                f"Inflation: {each['protocol']} ({protocols.ON_BOTH_SIDES[each['protocol']]}) shows "
-                f"{100 * each['uar']:+.1f} points of UAR{between} against {each['over']} (speaker-independent)."
+    """Return the caveats of the numbers: too few speakers for an interval, and inflation by leaks."""
+    protocols = results["protocols"]
+    caveats = [
+        f"{name} tests {_count_speakers(protocol)}: too few for an interval, and they say nothing of other people."
+        for name, protocol in protocols.items()
+        if len(protocol["speakers"]) < statistics.LEAST_SPEAKERS
+    ]
+    for difference in results["inflation"]:
+        if difference["system"] == table.NETWORK:
+            leaky, interval = difference["protocol"], difference["interval"]
+            between = f" (95 % over speakers: {table.interval_text(interval)})" if interval else ""
+            caveats.append(
+                f"Inflation: {leaky} ({protocols[leaky]['on_both_sides']}) shows {100 * difference['uar']:+.1f} points "
+                f"of UAR{between} against {difference['over']} (speaker-independent)."
             )
-    return said
+    return caveats
+
+
+def _count_speakers(protocol: Mapping[str, Any]) -> str:
+    n = len(protocol["speakers"])
+    return "one speaker" if n == 1 else f"{n} speakers"
 
 
 def text(results: Mapping[str, Any]) -> str:
-    """The tables at the end of a cross-validation; each row names its protocol."""
+    """Return the tables at the end of a cross-validation; each row names its protocol."""
     lines = [f"{results['corpus']}, {results['modalities']}, clip level, per cent:"]
     rows, recalls = [], []
     for name, protocol in results["protocols"].items():
-        n_folds = f"{len(protocol['folds'])} folds" if protocol["folds"] is not None else "a split a seed"
+        n_folds = "one split a seed" if protocol["folds"] is None else f"{len(protocol['folds'])} folds"
         seeds = ", ".join(map(str, protocol["seeds"]))
-        n = len(protocol["speakers"])
-        n_speakers = "one speaker" if n == 1 else f"{n} speakers"
         lines += [
             f"  {name}: {protocol['meaning']}",
-            f"    {n_folds}; seeds {seeds}; {protocol['clips']} clips of {n_speakers}",
+            f"    {n_folds}; seeds {seeds}; {protocol['clips']} clips of {_count_speakers(protocol)}",
         ]
-        for system, found in protocol["systems"].items():
-            title = f"{protocol_title(name, protocol)}: {system_title(system, results['modalities'])}"
-            over = "folds" if protocol["folds"] is not None else "seeds"
-            rows.append(
-                [
-                    title,
-                    f"{100 * found['uar']['pooled']:.1f}",
-                    interval_text(found["uar"]["interval"]),
-                    mean_text(found["uar"], over),
-                    std_text(found["uar"]["std_seeds"]),
-                    *(mean_text(found[statistic], over) for statistic in ("war", "macro_f1")),
-                    *(f"{100 * found[statistic]['pooled']:.1f}" for statistic in ("war", "macro_f1")),
-                    f"{100 * found['chance_uar']:.1f}",
-                ]
-            )
-            recalls.append([title, *("-" if r is None else f"{100 * r:.0f}" for r in found["recalls"])])
+        for system, numbers in protocol["systems"].items():
+            title = f"{table.protocol_title(name, protocol)}: {table.system_title(system, results['modalities'])}"
+            rows.append([title, *_cells(numbers, "seeds" if protocol["folds"] is None else "folds")])
+            recalls.append([title, *("-" if r is None else f"{100 * r:.0f}" for r in numbers["recalls"])])
     header = ["", "UAR", "95 %", "UAR mean", "± seeds", "WAR mean", "F1 mean", "WAR", "macro-F1", "chance"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            table(header, rows),
-            "",
-            "  UAR, WAR and macro-F1 are pooled over folds and averaged over seeds; 95 %: of resampled speakers.",
-            "  A mean is over runs, ± its standard deviation over folds, or over seeds where there are no folds;",
-            "  ± seeds: the standard deviation of the seeds' means.",
-            "",
-            table(["recall", *results["label_names"]], recalls),
-            *(["", *(f"  {note}" for note in notes(results))] if notes(results) else []),
-        ]
-    )
+    lines += [
+        "",
+        table.table(header, rows),
+        "",
+        "  UAR, WAR and macro-F1 are pooled over folds and averaged over seeds; 95 %: of resampled speakers.",
+        "  A mean is over runs, ± its standard deviation over folds, or over seeds if there are no folds;",
+        "  ± seeds: the standard deviation of the seeds' means.",
+        "",
+        table.table(["recall", *results["label_names"]], recalls),
+    ]
+    if caveats := notes(results):
+        lines += ["", *(f"  {note}" for note in caveats)]
+    return "\n".join(lines)
+
+
+def _cells(numbers: Mapping[str, Any], over: str) -> list[str]:
+    uar, war, macro_f1 = (numbers[name] for name in ("uar", "war", "macro_f1"))
+    return [
+        f"{100 * uar['pooled']:.1f}",
+        table.interval_text(uar["interval"]),
+        table.mean_text(uar, over),
+        table.std_text(uar["std_seeds"]),
+        table.mean_text(war, over),
+        table.mean_text(macro_f1, over),
+        *(f"{100 * value:.1f}" for value in (war["pooled"], macro_f1["pooled"], numbers["chance_uar"])),
+    ]
