@@ -1,10 +1,10 @@
-"""A trained model's answers, taken apart: what each modality is worth, why it said that, what its features hold."""
+"""The analysis of a trained model: scores without a modality and under degradation, explanations, and features."""
 
-import dataclasses
+import collections
+import functools
 import json
 import pathlib
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,120 +13,80 @@ from tqdm import tqdm
 from fusion_emotion.analyse import degrade, embeddings, saliency
 from fusion_emotion.analyse.degrade import Degradation, Degraded
 from fusion_emotion.evaluate import metrics, statistics
-from fusion_emotion.evaluate.results import protocol_of, surroundings
-from fusion_emotion.evaluate.statistics import Answers
+from fusion_emotion.evaluate.answers import Answers, hashed
+from fusion_emotion.evaluate.evaluator import Evaluator
+from fusion_emotion.evaluate.results import best, protocol_of, surroundings
 from fusion_emotion.evaluate.table import percent, table
 from fusion_emotion.files import atomic
+from fusion_emotion.input.data import Data
 from fusion_emotion.models.frontend import mel_edges_hz
-from fusion_emotion.pages import figures, page, pictures
-from fusion_emotion.pages.run import notes
+from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.train import devices
-from fusion_emotion.train.checkpoint import Checkpoints
-from fusion_emotion.train.loop import Evaluator, Outcome, Setup
-from fusion_emotion.train.step import TrainState
-from fusion_emotion.units import FRAME_RATE_HZ
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
 ANALYSIS = "analysis.json"
-PAGE = "analysis.html"
 
-EXPLAINED = 4  # right clips, and wrong ones
+EXPLAINED = 4  # right clips, and as many wrong ones
 _ALONE = {"audio": "audio alone", "video": "video alone"}
 _BOTH = "audio and video"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Explained:
-    """A test clip, and the picture of what spoke for its answer."""
-
-    clip_id: str
-    speaker: str
-    true: str
-    predicted: str
-    start_s: float
-    probability: float  # of `predicted`, in this window
-    picture: str  # data URI
-
-    @property
-    def right(self) -> bool:
-        """Whether the prediction is the true label."""
-        return self.true == self.predicted
+Variables = Mapping[str, Any]
 
 
-def analyse(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
-    """Analyse the best checkpoint of `workdir` on the test part; write the numbers and the page, return the numbers.
+def analyse(
+    model: FusionNet, data: Data, config: Mapping[str, Any], workdir: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Analyse the best checkpoint of `workdir` on the test part.
 
-    Raises UserError where there is no checkpoint.
+    Writes the numbers to `ANALYSIS`. Returns them and the arrays that a page needs too: for each `explained` clip
+    `faces`, `heat`, `log_mel_db`, `relevance` (None if missing) and `length_s`, the `centres_hz` of the mel bands, and
+    the `places` of the clips in the plane. Raises UserError without a checkpoint.
     """
-    checkpoints = Checkpoints(workdir)
-    state = checkpoints.restore_best(setup.new_state(setup.optimizer()))
-    checkpoints.close()
-    opened = setup.source("test")
-    source = Degraded(opened.windows, opened.records)
-    modalities = setup.config["model"]["modalities"]
-    outcome, worth, curves = _worth(setup, state, source)
-    explained = _explain(setup, state, outcome)
-    held, planes = _embed(setup, state)
+    chosen = best(workdir, model, config)
+    opened = data.source("test")
+    source = Degraded(opened.segments, opened.records)
+    answers, worth, curves = _worth(model, chosen.variables, source, config)
+    explained, arrays = _explain(model, chosen.variables, data, config, answers)
+    features, places = _embed(model, chosen.variables, data, config)
     results = {
-        "corpus": setup.config["data"]["corpus"],
-        "modalities": modalities,
-        "label_names": list(setup.label_names),
-        "protocol": protocol_of(setup.config["split"]),
+        "corpus": data.corpus.name,
+        "modalities": config["model"]["modalities"],
+        "label_names": list(data.label_names),
+        "protocol": protocol_of(data.protocol, config["split"]),
         "test": {
-            "clips": source.windows.n_clips,
-            "windows": len(source.windows),
-            "speakers": sorted({row.speaker for row in source.windows.rows}),
-            "chance_uar": metrics.chance_level(outcome.clip_confusion),
+            "clips": source.segments.n_clips,
+            "segments": len(source.segments),
+            "speakers": sorted(set(source.segments.speakers)),
+            "chance_uar": metrics.chance_level(answers.confusion),
         },
-        "checkpoint_step": int(state.step),
-        "modality_dropout": setup.config["augment"]["modality_dropout"],
+        "checkpoint_step": chosen.step,
+        "modality_dropout": config["augment"]["modality_dropout"],
         "worth": worth,
+        "degradations": {"voices": degrade.VOICES, "eyes": degrade.EYES, "mouth": degrade.MOUTH},
         "curves": curves,
-        "explained": [
-            {name: value for name, value in dataclasses.asdict(each).items() if name != "picture"} for each in explained
-        ],
-        "features": held,
+        "explained": explained,
+        "features": features,
         **surroundings(),
     }
-    with atomic(workdir / ANALYSIS) as partial:
-        partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    page.write(
-        workdir / PAGE,
-        "analysis.html",
-        results=results,
-        corpus_title=page.CORPUS_TITLES.get(results["corpus"], results["corpus"]),
-        notes=notes(results),
-        curves=[(curve, _drawn(curve, results)) for curve in curves],
-        explained=[
-            ("Right", [each for each in explained if each.right]),
-            ("Wrong", [each for each in explained if not each.right]),
-        ],
-        pictures=planes,
-        bands={"eyes": degrade.EYES, "mouth": degrade.MOUTH},
-        voices=degrade.VOICES,
-        neighbours=embeddings.NEIGHBOURS,
-        credit=page.CREDITS.get(results["corpus"], ""),
-        command=f"python launch.py --mode=analyse --workdir={shlex.quote(workdir.name)}",
-        workdir=workdir.name,
-    )
-    return results
+    if devices.is_main_process():
+        with atomic(workdir / ANALYSIS) as partial:
+            partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    mfcc = config["model"]["mfcc"]
+    centres_hz = mel_edges_hz(mfcc["n_mels"], mfcc["fmin"], mfcc["fmax"])[1:-1]
+    return results, {"explained": arrays, "centres_hz": centres_hz, "places": places}
 
 
 def text(results: Mapping[str, Any]) -> str:
     """The table at the end of an analysis; it names its protocol."""
     protocol = results["protocol"]
     fold = "" if protocol["fold"] is None else f", fold {protocol['fold']}"
-    rows = [[name, percent(score["uar"]), _interval(score)] for name, score in results["worth"]["given"].items()]
+    given = dict(results["worth"]["given"])
+    has_intervals = next(iter(given.values()))["interval"] is not None
     for curve in results["curves"]:
-        of = next(iter(curve["lines"]))
+        name, scores = next(iter(curve["lines"].items()))
         for at in (len(curve["steps"]) // 2, len(curve["steps"]) - 1):
-            score = curve["lines"][of][at]
-            rows.append(
-                [
-                    f"{of}, {curve['title'].lower()}: {curve['steps'][at]} {curve['unit']}",
-                    percent(score["uar"]),
-                    _interval(score),
-                ]
-            )
+            given[f"{name}, {curve['title'].lower()}: {curve['steps'][at]} {curve['unit']}"] = scores[at]
+    rows = [[name, percent(score["uar"]), _interval(score)] for name, score in given.items()]
     return "\n".join(
         [
             f"{results['corpus']}, {results['modalities']}, test part of protocol {protocol['name']}{fold}, "
@@ -136,7 +96,7 @@ def text(results: Mapping[str, Any]) -> str:
             table(["the model is given", "UAR", "95 % interval"], rows),
             "",
             f"  chance UAR {percent(results['test']['chance_uar'])}"
-            + ("" if rows[0][2] else "; no intervals, for the test part has too few speakers"),
+            + ("" if has_intervals else "; no intervals, for the test part has too few speakers"),
         ]
     )
 
@@ -145,179 +105,145 @@ def _interval(score: Mapping[str, Any]) -> str:
     return " to ".join(percent(end) for end in score["interval"]) if score["interval"] else ""
 
 
-def _worth(setup: Setup, state: TrainState, source: Degraded) -> tuple[Outcome, dict[str, Any], list[dict[str, Any]]]:
-    """The outcome of the test part as it is, the scores without a modality, and those under each degradation."""
-    evaluator, replicated = Evaluator(setup, "test"), devices.replicate(state)
-    modalities = setup.config["model"]["modalities"].split("+")
+def _worth(
+    model: FusionNet, variables: Variables, source: Degraded, config: Mapping[str, Any]
+) -> tuple[Answers, dict[str, Any], list[dict[str, Any]]]:
+    """The answers for the test part as it is, the scores without a modality, and those under each degradation."""
+    evaluate = functools.partial(Evaluator(model, source, config), devices.replicate(variables))
+    modalities = config["model"]["modalities"].split("+")
     fused = len(modalities) > 1
-    # Each is the source of what the model is given, under the name of it.
+    # Sources by the name of the modalities they keep.
     given = {_ALONE[modalities[0]]: source}
     if fused:
         given = {_BOTH: source, _ALONE["audio"]: source.without("video"), _ALONE["video"]: source.without("audio")}
-    outcomes = {name: evaluator(replicated, each) for name, each in given.items()}
-    scores = {name: _score(outcome) for name, outcome in outcomes.items()}
-    first, *others = outcomes
+    answers = {name: evaluate(kept) for name, kept in given.items()}
+    scores = {name: _score(said) for name, said in answers.items()}
+    first, *others = answers
 
-    def lines_of(degradation: Degradation) -> dict[str, list[Degraded]]:
+    def curve(degradation: Degradation) -> dict[str, Any]:
+        other = degrade.OTHER[degradation.modality]
         steps = list(degradation.steps.values())[1:]
         lines = {first: steps}
         if fused and not any(step.lost for step in steps):
-            lines[_ALONE[degradation.modality]] = [step.without(degrade.OTHER[degradation.modality]) for step in steps]
-        return lines
+            lines[_ALONE[degradation.modality]] = [step.without(other) for step in steps]
+        return {
+            **{name: getattr(degradation, name) for name in ("name", "modality", "title", "axis", "unit")},
+            "without": _ALONE[other],  # the name of the score without the degraded modality
+            "steps": list(degradation.steps),
+            "lines": {name: [scores[name], *(_score(evaluate(step)) for step in of)] for name, of in lines.items()},
+        }
 
     degradations = [each for each in degrade.degradations(source) if each.modality in modalities]
-    curves = [
-        {
-            **{name: getattr(each, name) for name in ("name", "modality", "title", "axis", "unit")},
-            "steps": list(each.steps),
-            "lines": {
-                name: [scores[name], *(_score(evaluator(replicated, step)) for step in steps)]
-                for name, steps in lines_of(each).items()
-            },
-        }
-        for each in tqdm(degradations, desc="degrading", unit="way", disable=not devices.leads())
-    ]
-    gains = {name: _gain(outcomes[first], outcomes[name]) for name in others}
-    return outcomes[first], {"given": scores, "gain_over": gains}, curves
+    shown = tqdm(degradations, desc="degrading", unit="way", disable=not devices.is_main_process())
+    curves = [curve(degradation) for degradation in shown]
+    gains = {name: _gain(answers[first], answers[name]) for name in others}
+    return answers[first], {"given": scores, "gain_over": gains}, curves
 
 
-def _answers(outcome: Outcome) -> Answers:
-    speakers = [row.speaker for row in outcome.windows.rows]
-    return Answers(true=outcome.windows.labels, predicted=outcome.predicted, speakers=speakers)
+def _score(answers: Answers) -> dict[str, Any]:
+    """Clip-level UAR and WAR, and the interval of UAR over speakers if there are enough of them."""
+    interval = statistics.pooled_interval([answers], statistic="uar", seed=0)
+    return {"uar": metrics.uar(answers.confusion), "war": metrics.war(answers.confusion), "interval": _ends(interval)}
 
 
-def _score(outcome: Outcome) -> dict[str, Any]:
-    """Clip-level UAR and WAR, and the interval of UAR over speakers where there are enough of them."""
-    found = statistics.pooled_interval([_answers(outcome)], statistic="uar", seed=0)
-    return {
-        "uar": metrics.uar(outcome.clip_confusion),
-        "war": metrics.war(outcome.clip_confusion),
-        "interval": _ends(found),
-    }
+def _gain(one: Answers, other: Answers) -> dict[str, Any]:
+    """The UAR of `one` minus that of `other` on the same clips, and its interval."""
+    interval = statistics.difference_interval([one], [other], statistic="uar", seed=0)
+    return {"uar": interval.value, "interval": _ends(interval)}
 
 
-def _gain(one: Outcome, other: Outcome) -> dict[str, Any]:
-    """How much more UAR `one` has than `other` on the same clips."""
-    found = statistics.difference_interval([_answers(one)], [_answers(other)], statistic="uar", seed=0)
-    return {"uar": found.value, "interval": _ends(found)}
+def _ends(interval: statistics.Interval) -> list[float] | None:
+    return [interval.low, interval.high] if interval.n_speakers >= statistics.LEAST_SPEAKERS else None
 
 
-def _ends(found: statistics.Interval) -> list[float] | None:
-    return [found.low, found.high] if found.n_speakers >= statistics.LEAST_SPEAKERS else None
+def choose(answers: Answers) -> list[int]:
+    """Choose up to `EXPLAINED` clips that are right, then as many wrong ones, of as many emotions as possible.
 
-
-def _drawn(curve: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """The picture of a curve; a level for what is left when the degraded modality is gone."""
-    other = _ALONE[degrade.OTHER[curve["modality"]]]
-    given = results["worth"]["given"]
-    return figures.svg_uri(
-        figures.degradation(
-            {name: [(score["uar"], score["interval"]) for score in scores] for name, scores in curve["lines"].items()},
-            curve["steps"],
-            chance=results["test"]["chance_uar"],
-            level=(other, given[other]["uar"]) if other in given else None,
-            xlabel=f"{curve['axis']} ({curve['unit']})",
-            ylabel="UAR of clips (%)",
-        )
-    )
-
-
-def choose(outcome: Outcome) -> list[int]:
-    """Up to `EXPLAINED` clips that are right, then wrong ones, of as many emotions as there are.
-
-    The order is that of a hash of the clip's name, so that neither looks nor confidence choose.
+    The hash of the clip's name orders them, so that neither looks nor confidence choose. Returns their indices.
     """
-    rows, labels, predicted = outcome.windows.rows, outcome.windows.labels, outcome.predicted
-    clips = sorted(range(len(rows)), key=lambda i: page.hashed(rows[i].clip_id))
-
-    def spread(among: Sequence[int]) -> Iterator[int]:
-        seen: list[int] = []
-        for clip in among:
-            seen.append(int(labels[clip]))
-            yield seen.count(int(labels[clip]))
-
+    clips = sorted(range(len(answers.true)), key=lambda clip: hashed(answers.clip_ids[clip]))
     chosen: list[int] = []
     for right in (True, False):
-        among = [clip for clip in clips if (labels[clip] == predicted[clip]) == right]
-        # The first of each emotion before the second of any.
-        nth = dict(zip(among, spread(among), strict=True))
-        chosen += sorted(among, key=lambda clip: nth[clip])[:EXPLAINED]
+        rounds: dict[int, int] = {}
+        seen: collections.Counter[int] = collections.Counter()
+        for clip in clips:
+            if (answers.true[clip] == answers.predicted[clip]) == right:
+                label = int(answers.true[clip])
+                rounds[clip] = seen[label]
+                seen[label] += 1
+        # The first clip of each emotion before the second of any.
+        chosen += sorted(rounds, key=rounds.__getitem__)[:EXPLAINED]
     return chosen
 
 
-def _explain(setup: Setup, state: TrainState, outcome: Outcome) -> list[Explained]:
-    """The chosen clips' middle windows, each with what speaks for the clip's answer."""
-    source, windows = setup.source("test"), setup.windows["test"]
-    clips = choose(outcome)
-    middles = [int(of_clip[len(of_clip) // 2]) for of_clip in (np.flatnonzero(windows.clip == clip) for clip in clips)]
-    examples = [source.window(index) for index in middles]
+def _explain(
+    model: FusionNet, variables: Variables, data: Data, config: Mapping[str, Any], answers: Answers
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Explain the answer for the middle segment of each chosen clip. Returns numbers and arrays, one each a clip."""
+    source, clips = data.source("test"), choose(answers)
+    examples = [source.segment(source.segments.middle(clip)) for clip in clips]
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    labels = outcome.predicted[clips].astype(np.int32)
-    found = saliency.explain(setup.model, state.variables, batch, labels)
-    mfcc = setup.config["model"]["mfcc"]
-    centres_hz = mel_edges_hz(mfcc["n_mels"], mfcc["fmin"], mfcc["fmax"])[1:-1]
-    explained = []
-    for i, clip in enumerate(clips):
-        row = windows.rows[clip]
-        start_s = float(windows.start[middles[i]]) / FRAME_RATE_HZ
-        picture = pictures.explanation(
-            strip=batch["strip"][i] if found.heat is not None and batch["has_video"][i] else None,
-            heat=found.heat[i] if found.heat is not None else None,
-            log_mel_db=found.log_mel_db[i] if found.log_mel_db is not None and batch["has_audio"][i] else None,
-            relevance=found.relevance[i] if found.relevance is not None else None,
-            centres_hz=centres_hz,
-            start_s=start_s,
-        )
-        explained.append(
-            Explained(
-                clip_id=row.clip_id,
-                speaker=row.speaker,
-                true=setup.label_names[row.label],
-                predicted=setup.label_names[labels[i]],
-                start_s=start_s,
-                probability=float(found.probability[i]),
-                picture=pictures.jpeg_uri(picture),
-            )
-        )
-    return explained
+    predicted = answers.predicted[clips].astype(np.int32)
+    hop_length = config["model"]["mfcc"]["hop_length"]
+    explanation = saliency.explain(model, variables, batch, predicted, hop_length=hop_length)
+    numbers = [
+        {
+            "clip_id": answers.clip_ids[clip],
+            "speaker": answers.speakers[clip],
+            "true": data.label_names[answers.true[clip]],
+            "predicted": data.label_names[predicted[i]],
+            "start_s": int(batch["start"][i]) / FRAME_RATE_HZ,
+            "probability": float(explanation.probability[i]),
+        }
+        for i, clip in enumerate(clips)
+    ]
+    return numbers, [_arrays(explanation, batch, i, hop_length) for i in range(len(clips))]
 
 
-def _embed(setup: Setup, state: TrainState) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """How the test clips' features group, and pictures of it; nothing where a clip has too few neighbours."""
-    source = setup.source("test")
-    rows = source.windows.rows
-    if len(rows) <= embeddings.NEIGHBOURS:
-        return None, {}
-    features = embeddings.clip_features(
-        setup.model, state.variables, source, batch_size=setup.config["train"]["batch_size"]
-    )
-    modalities = setup.config["model"]["modalities"].split("+")
-    parts = {_BOTH: features} if len(modalities) > 1 else {}
-    parts |= {
-        _ALONE[name]: part for name, part in zip(modalities, np.split(features, len(modalities), axis=1), strict=True)
+def _arrays(explanation: saliency.Explanation, batch: Mapping[str, Any], i: int, hop_length: int) -> dict[str, Any]:
+    """The arrays of one explained segment, without padding."""
+    n_frames, padded = int(batch["n_frames"][i]), batch["faces"].shape[1]
+    cells = slice(1 + n_frames * SAMPLES_PER_FRAME // hop_length)
+    heat, log_mel_db, relevance = explanation.heat, explanation.log_mel_db, explanation.relevance
+    return {
+        "length_s": n_frames / FRAME_RATE_HZ,
+        "faces": batch["faces"][i, :n_frames] if heat is not None and batch["has_video"][i] else None,
+        "heat": heat[i, :, : -(-heat.shape[2] * n_frames // padded)] if heat is not None else None,
+        "log_mel_db": log_mel_db[i, cells] if log_mel_db is not None and batch["has_audio"][i] else None,
+        "relevance": relevance[i, cells] if relevance is not None else None,
     }
-    groups = {"emotion": [setup.label_names[row.label] for row in rows]}
+
+
+def _embed(
+    model: FusionNet, variables: Variables, data: Data, config: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, np.ndarray | None]:
+    """The grouping of the test clips' features, and the clips' places in the plane; None for too few clips."""
+    source = data.source("test")
+    rows = source.segments.rows
+    if len(rows) <= embeddings.NEIGHBOURS:
+        return None, None
+    parts = embeddings.clip_features(model, variables, source, batch_size=config["train"]["batch_size"])
+    whole = np.concatenate(list(parts.values()), axis=1)
+    named = {_BOTH: whole} if len(parts) > 1 else {}
+    named |= {_ALONE[name]: part for name, part in parts.items()}
+    groups = {"emotion": [data.label_names[row.label] for row in rows]}
     # One speaker groups nothing.
-    if len({row.speaker for row in rows}) > 1:
-        groups["speaker"] = [row.speaker for row in rows]
-    places, variance = embeddings.plane(features)
-    held = {
-        "size": features.shape[1],
+    if len(set(source.segments.speakers)) > 1:
+        groups["speaker"] = source.segments.speakers
+    places, variance = embeddings.plane(whole)
+    summary = {
+        "size": whole.shape[1],
         "neighbours": embeddings.NEIGHBOURS,
         "agreement": {
-            name: {by: embeddings.agreement(part, of) for by, of in groups.items()} for name, part in parts.items()
+            name: {by: embeddings.agreement(part, values) for by, values in groups.items()}
+            for name, part in named.items()
         },
-        "chance": {by: embeddings.chance_agreement(of) for by, of in groups.items()},
-        "most": {by: embeddings.most_agreement(of) for by, of in groups.items()},
+        "chance": {by: embeddings.chance_agreement(values) for by, values in groups.items()},
+        "most": {by: embeddings.most_agreement(values) for by, values in groups.items()},
         "variance_shares": variance.tolist(),
         "clips": [
             {"clip_id": row.clip_id, "speaker": row.speaker, "label": row.label, "place": place}
             for row, place in zip(rows, places.round(4).tolist(), strict=True)
         ],
     }
-    names = {
-        "emotion": [name for name in setup.label_names if name in groups["emotion"]],
-        "speaker": sorted({row.speaker for row in rows}),
-    }
-    planes = {by: figures.svg_uri(figures.scatter(places, of, names[by], shares=variance)) for by, of in groups.items()}
-    return held, planes
+    return summary, places

@@ -1,21 +1,24 @@
-"""Windows with less to see or to hear: noise, fewer frames, blur, covered faces, and modalities that are missing."""
+"""Degraded clips: noise, fewer frames, blur, covered faces, and modalities that are missing."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool
 
-from fusion_emotion.input.batches import Batch, Source
-from fusion_emotion.input.segments import Windows
-from fusion_emotion.pages.page import hashed
-from fusion_emotion.prepare.records import Record
-from fusion_emotion.units import FRAME_RATE_HZ
+from fusion_emotion.evaluate.answers import hashed
+from fusion_emotion.input.batches import Source
+from fusion_emotion.input.segments import n_times
+from fusion_emotion.models.batch import Batch
+from fusion_emotion.prepare.records import Record, Row
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
 Modality = Literal["audio", "video"]
 Change = Callable[[Record], Record]
+Lost = Sequence[Bool[np.ndarray, "times"]]  # for each clip, the sample times that lose a modality
 
 OTHER: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 
@@ -23,55 +26,61 @@ VOICES = 5  # in the babble of a clip
 SNR_DB = (20, 15, 10, 5, 0, -5)
 KEEP_EVERY = (2, 3, 5)  # of the frames, which are 5 a second
 BLUR_PX = (1, 2, 4, 8)  # standard deviations
-# Where brows with eyes, and the mouth, are in the crops, in shares of the height from above. Read from crops of RAVDESS
-# by SCRFD and CenterFace, where eyes are at 0.36 to 0.38 and mouths at 0.74 to 0.76, and of the sample corpus, at 0.31
-# and 0.70: a band of 0.2 covers brows and eyes, or lips, of all of them, one of 0.3 a mouth that is wide open.
+# Heights of brows with eyes, and of the mouth, in the crops, as fractions from the top. Read from crops of RAVDESS by
+# SCRFD and CenterFace, with eyes at 0.36 to 0.38 and mouths at 0.74 to 0.76, and of the sample corpus, at 0.31 and
+# 0.70: a band of 0.2 covers brows and eyes, or lips, of all of them, one of 0.3 a wide open mouth.
 EYES, MOUTH = 0.34, 0.74
-BAND_HEIGHTS = (0.1, 0.2, 0.3, 0.4)  # shares of the height
-LOST_SHARES = (0.25, 0.5, 0.75, 1.0)
+BAND_HEIGHTS = (0.1, 0.2, 0.3, 0.4)  # fractions of the height
+LOST_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 _SILENT_DBFS = -60
 _GREY = 128  # as the occluders of Zeiler & Fergus (2014); the networks scale it to zero
 
 
 @dataclasses.dataclass(frozen=True)
 class Degraded(Source):
-    """A source whose clips are changed as they are read; windows in `lost` are without that modality.
+    """A source whose records are changed as they are read, and lose a modality at the times in `lost`.
 
-    A lost modality is a missing one, by its `has_*` flag: not silence, nor a black picture.
+    A segment that loses a modality throughout has its `has_*` flag off: this is neither silence nor a black picture.
+    In a segment that keeps a part, lost sound is silent; lost faces are marked as not found and replaced by the nearest
+    kept one.
     """
 
     change: Change | None = None
-    lost: Mapping[Modality, Bool[np.ndarray, "windows"]] = dataclasses.field(default_factory=dict)
-    # The clip read last, for its windows come one after the other; no copy of the source shares it.
+    lost: Mapping[Modality, Lost] = dataclasses.field(default_factory=dict)
+    # The last record, since the segments of a clip come one after the other. No copy of the source shares it.
     _last: dict[int, Record] = dataclasses.field(default_factory=dict, init=False, compare=False)
 
     def record(self, clip: int) -> Record:
-        """The changed record of a row of the windows."""
+        """Read a clip's record and change it."""
         if clip not in self._last:
             record = super().record(clip)
+            if self.change:
+                record = self.change(record)
+            if "audio" in self.lost:
+                record = _without_sound(record, self.lost["audio"][clip])
+            if "video" in self.lost:
+                record = _without_faces(record, self.lost["video"][clip])
             self._last.clear()
-            self._last[clip] = self.change(record) if self.change else record
+            self._last[clip] = record
         return self._last[clip]
 
-    def pick(self, index: int) -> Batch:
-        """Which clip, which start, which label and which place in the windows a window has."""
-        return {**super().pick(index), "window": np.int32(index)}
-
     def with_media(self, picked: Batch) -> Batch:
-        """Picked windows with their pictures and sounds, but for what is lost."""
+        """Add faces and sound to a batch of picks, and switch the flag of each lost modality off."""
         batch = super().with_media(picked)
-        return batch | {
-            f"has_{name}": batch[f"has_{name}"] & ~lost[batch["window"]] for name, lost in self.lost.items()
-        }
+        places = list(zip(picked["clip"], picked["start"], picked["n_frames"], strict=True))
+        for modality, lost in self.lost.items():
+            kept = [not lost[clip][start : start + length].all() for clip, start, length in places]
+            batch[f"has_{modality}"] = batch[f"has_{modality}"] & np.array(kept)
+        return batch
 
     def without(self, modality: Modality) -> "Degraded":
-        """The same, with a modality missing throughout."""
-        return dataclasses.replace(self, lost={**self.lost, modality: np.ones(len(self.windows), bool)})
+        """Return the same source with a modality missing throughout."""
+        lost = [np.ones(n_times(row), bool) for row in self.segments.rows]
+        return dataclasses.replace(self, lost={**self.lost, modality: lost})
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Degradation:
-    """What makes a modality worse and worse; the first of `steps` leaves it as it is, and is named too."""
+class Degradation(NamedTuple):
+    """A degradation of a modality at increasing strengths; the first step, by its name, is the undegraded source."""
 
     name: str
     modality: Modality
@@ -82,147 +91,120 @@ class Degradation:
 
 
 def degradations(source: Degraded) -> list[Degradation]:
-    """Every degradation of a source that is itself degraded nowhere."""
+    """Every degradation of an undegraded source."""
 
     def steps(clean: str, changes: Mapping[str, Change]) -> dict[str, Degraded]:
         return {clean: source} | {at: dataclasses.replace(source, change=change) for at, change in changes.items()}
 
     def missing(modality: Modality) -> dict[str, Degraded]:
-        lost = {f"{100 * share:g}": {modality: lost_windows(source.windows, share=share)} for share in LOST_SHARES}
-        return {"0": source} | {at: dataclasses.replace(source, lost=each) for at, each in lost.items()}
+        lost = {f"{100 * f:g}": {modality: lost_seconds(source.segments.rows, fraction=f)} for f in LOST_FRACTIONS}
+        return {"0": source} | {at: dataclasses.replace(source, lost=times) for at, times in lost.items()}
 
+    def covered(centre: float) -> dict[str, Degraded]:
+        return steps(
+            "0", {f"{100 * height:g}": partial(cover, centre=centre, height=height) for height in BAND_HEIGHTS}
+        )
+
+    noisy = {f"{snr}".replace("-", "−"): partial(babble, source=source, snr_db=snr) for snr in SNR_DB}
+    slow = {f"{FRAME_RATE_HZ / every:.3g}": partial(fewer_frames, keep_every=every) for every in KEEP_EVERY}
+    blurred = {f"{sigma}": partial(blur, sigma_px=sigma) for sigma in BLUR_PX}
+    deviation, band = "standard deviation of the blur in the crop", "height of the band in the crop"
     return [
+        Degradation("babble", "audio", "Babble behind the voice", "signal-to-noise ratio", "dB", steps("clean", noisy)),
         Degradation(
-            name="babble",
-            modality="audio",
-            title="Babble behind the voice",
-            axis="signal-to-noise ratio",
-            unit="dB",
-            steps=steps("clean", {f"{snr}".replace("-", "−"): babble(source, snr_db=snr) for snr in SNR_DB}),
+            "missing_audio", "audio", "Seconds without sound", "seconds that lose the sound", "%", missing("audio")
         ),
+        Degradation("frame_rate", "video", "Fewer frames", "frame rate", "Hz", steps(f"{FRAME_RATE_HZ}", slow)),
+        Degradation("blur", "video", "Blur", deviation, "px", steps("0", blurred)),
+        Degradation("covered_eyes", "video", "Covered eyes", band, "%", covered(EYES)),
+        Degradation("covered_mouth", "video", "Covered mouth", band, "%", covered(MOUTH)),
         Degradation(
-            name="missing_audio",
-            modality="audio",
-            title="Seconds without sound",
-            axis="windows that lose the sound",
-            unit="%",
-            steps=missing("audio"),
-        ),
-        Degradation(
-            name="frame_rate",
-            modality="video",
-            title="Fewer frames",
-            axis="frame rate",
-            unit="Hz",
-            steps=steps(
-                f"{FRAME_RATE_HZ}",
-                {f"{FRAME_RATE_HZ / every:.3g}": fewer_frames(keep_every=every) for every in KEEP_EVERY},
-            ),
-        ),
-        Degradation(
-            name="blur",
-            modality="video",
-            title="Blur",
-            axis="standard deviation of the blur in the crop",
-            unit="px",
-            steps=steps("0", {f"{sigma}": blur(sigma_px=sigma) for sigma in BLUR_PX}),
-        ),
-        *(
-            Degradation(
-                name=f"covered_{what}",
-                modality="video",
-                title=f"Covered {what}",
-                axis="height of the band in the crop",
-                unit="%",
-                steps=steps("0", {f"{100 * height:g}": cover(centre=centre, height=height) for height in BAND_HEIGHTS}),
-            )
-            for what, centre in (("eyes", EYES), ("mouth", MOUTH))
-        ),
-        Degradation(
-            name="missing_video",
-            modality="video",
-            title="Seconds without a face",
-            axis="windows that lose the face",
-            unit="%",
-            steps=missing("video"),
+            "missing_video", "video", "Seconds without a face", "seconds that lose the face", "%", missing("video")
         ),
     ]
 
 
-def babble(source: Source, *, snr_db: float) -> Change:
-    """Voices of other clips of the source behind a clip's own, of other speakers where there are any.
+def babble(record: Record, *, source: Source, snr_db: float) -> Record:
+    """Add voices of other clips of the source to a clip's own, those of other speakers if there are any.
 
-    Up to `VOICES` clips, equally loud, each from a random place on and around again, chosen by the clip's name. The
-    powers of sound and babble over the whole clip are in the ratio `snr_db`; silence stays silent.
+    Up to `VOICES` clips, equally loud, each from a random place on and repeated, chosen by the clip's name. `snr_db` is
+    the ratio of the powers of sound and babble over the whole clip; silence stays silent.
     """
-    audible = [(i, row) for i, row in enumerate(source.windows.rows) if row.rms_dbfs > _SILENT_DBFS]
-
-    def change(record: Record) -> Record:
-        power = _power(record.waveform)
-        others = [i for i, row in audible if row.speaker != record.speaker]
-        others = others or [i for i, row in audible if row.clip_id != record.clip_id]
-        if not (power and others):
-            return record
-        rng = _rng(record.clip_id)
-        noise = np.zeros(len(record.waveform))
-        for i in rng.choice(others, min(VOICES, len(others)), replace=False):
-            voice = source.record(int(i)).waveform.astype(float)
-            noise += np.resize(np.roll(voice, rng.integers(len(voice))), len(noise)) / np.sqrt(_power(voice))
-        noise *= np.sqrt(power / (_power(noise) * 10 ** (snr_db / 10)))
-        info = np.iinfo(np.int16)
-        mixed = np.clip(np.round(record.waveform + noise), info.min, info.max).astype(np.int16)
-        return dataclasses.replace(record, waveform=mixed)
-
-    return change
+    power = _power(record.waveform)
+    audible = [(i, row) for i, row in enumerate(source.segments.rows) if row.rms_dbfs > _SILENT_DBFS]
+    others = [i for i, row in audible if row.speaker != record.speaker]
+    others = others or [i for i, row in audible if row.clip_id != record.clip_id]
+    if not (power and others):
+        return record
+    rng = _rng(record.clip_id)
+    noise = np.zeros(len(record.waveform))
+    for i in rng.choice(others, min(VOICES, len(others)), replace=False):
+        voice = source.record(int(i)).waveform.astype(float)
+        noise += np.resize(np.roll(voice, rng.integers(len(voice))), len(noise)) / np.sqrt(_power(voice))
+    noise *= np.sqrt(power / (_power(noise) * 10 ** (snr_db / 10)))
+    info = np.iinfo(np.int16)
+    mixed = np.clip(np.round(record.waveform + noise), info.min, info.max).astype(np.int16)
+    return dataclasses.replace(record, waveform=mixed)
 
 
-def fewer_frames(*, keep_every: int) -> Change:
-    """Only every n-th of a clip's frames, each shown until the next one."""
-
-    def change(record: Record) -> Record:
-        shown = np.arange(len(record.faces)) // keep_every * keep_every
-        return dataclasses.replace(
-            record, faces=record.faces[shown], face_found=record.face_found[shown], box=record.box[shown]
-        )
-
-    return change
+def fewer_frames(record: Record, *, keep_every: int) -> Record:
+    """Keep every n-th of a clip's frames, each shown until the next one."""
+    return _with_frames(record, np.arange(len(record.faces)) // keep_every * keep_every)
 
 
-def blur(*, sigma_px: float) -> Change:
-    """Faces through a Gaussian filter; edges are repeated."""
-
-    def change(record: Record) -> Record:
-        blurred = scipy.ndimage.gaussian_filter(
-            record.faces.astype(np.float32), (0, sigma_px, sigma_px, 0), mode="nearest"
-        )
-        return dataclasses.replace(record, faces=np.round(blurred).astype(np.uint8))
-
-    return change
+def blur(record: Record, *, sigma_px: float) -> Record:
+    """Blur the faces by a Gaussian filter; edges are repeated."""
+    sigmas = (0, sigma_px, sigma_px, 0)
+    blurred = scipy.ndimage.gaussian_filter(record.faces.astype(np.float32), sigmas, mode="nearest")
+    return dataclasses.replace(record, faces=np.round(blurred).astype(np.uint8))
 
 
-def cover(*, centre: float, height: float) -> Change:
-    """A grey band across every face, `height` high around `centre`, both in shares of the crop's height."""
-
-    def change(record: Record) -> Record:
-        side = record.faces.shape[1]
-        faces = record.faces.copy()
-        top, bottom = (round(side * min(max(edge, 0), 1)) for edge in (centre - height / 2, centre + height / 2))
-        faces[:, top:bottom] = _GREY
-        return dataclasses.replace(record, faces=faces)
-
-    return change
+def cover(record: Record, *, centre: float, height: float) -> Record:
+    """Cover every face by a grey band, `height` high around `centre`, both as fractions of the crop's height."""
+    side = record.faces.shape[1]
+    faces = record.faces.copy()
+    top, bottom = (round(side * np.clip(edge, 0, 1)) for edge in (centre - height / 2, centre + height / 2))
+    faces[:, top:bottom] = _GREY
+    return dataclasses.replace(record, faces=faces)
 
 
-def lost_windows(windows: Windows, *, share: float) -> Bool[np.ndarray, "windows"]:
-    """Which windows lose a modality: `share` of each clip's, by its name; a larger share takes these and more.
+def lost_seconds(rows: Sequence[Row], *, fraction: float) -> Lost:
+    """Return the times at which each clip loses a modality: `fraction` of its seconds, drawn by its name.
 
-    A clip of three windows loses one or two at a share of a half, so that over the clips it is a half.
+    A larger fraction takes the same seconds and more. At a fraction of a half a clip of three seconds loses one or two,
+    so that over the clips it is a half. A last second that is not whole belongs to the one before.
     """
-    lost = np.zeros(len(windows), bool)
-    for of_clip in np.split(np.arange(len(windows)), np.flatnonzero(np.diff(windows.clip)) + 1):
-        rng = _rng(windows.rows[windows.clip[of_clip[0]]].clip_id)
-        lost[rng.permutation(of_clip)[: int(share * len(of_clip) + rng.random())]] = True
+    lost = []
+    for row in rows:
+        times = n_times(row)
+        n_seconds = max(1, times // FRAME_RATE_HZ)
+        rng = _rng(row.clip_id)
+        chosen = rng.permutation(n_seconds)[: int(fraction * n_seconds + rng.random())]
+        second = np.minimum(np.arange(times) // FRAME_RATE_HZ, n_seconds - 1)
+        lost.append(np.isin(second, chosen))
     return lost
+
+
+def _without_sound(record: Record, lost: Bool[np.ndarray, "times"]) -> Record:
+    """Silence the samples of the lost times."""
+    time = np.minimum(np.arange(len(record.waveform)) // SAMPLES_PER_FRAME, len(lost) - 1)
+    return dataclasses.replace(record, waveform=np.where(lost[time], np.int16(0), record.waveform))
+
+
+def _without_faces(record: Record, lost: Bool[np.ndarray, "times"]) -> Record:
+    """Show the nearest kept face at the lost times, marked as not found."""
+    if not len(record.faces):
+        return record
+    kept = np.flatnonzero(~lost)
+    nearest = kept[abs(np.arange(len(lost))[:, None] - kept).argmin(axis=1)] if len(kept) else np.arange(len(lost))
+    record = _with_frames(record, nearest)
+    return dataclasses.replace(record, face_found=record.face_found & ~lost)
+
+
+def _with_frames(record: Record, frames: np.ndarray) -> Record:
+    return dataclasses.replace(
+        record, faces=record.faces[frames], face_found=record.face_found[frames], box=record.box[frames]
+    )
 
 
 def _rng(clip_id: str) -> np.random.Generator:

@@ -1,13 +1,16 @@
-"""What the features of a network hold of emotion, and of who speaks."""
+"""Measures how well the features of a network separate emotions and speakers."""
 
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from fusion_emotion.analyse.saliency import tapped
-from fusion_emotion.input.batches import Batch, Source, evaluation_batches
+from fusion_emotion.input.batches import Source, evaluation_batches
+from fusion_emotion.models.batch import Batch
 from fusion_emotion.models.fusion import FusionNet
 
 NEIGHBOURS = 5
@@ -15,30 +18,39 @@ NEIGHBOURS = 5
 
 def clip_features(
     model: FusionNet, variables: Mapping[str, PyTree], source: Source, *, batch_size: int
-) -> Float[np.ndarray, "clips features"]:
-    """What the head gets of each clip of a source, audio before video: the mean over the clip's windows."""
+) -> dict[str, Float[np.ndarray, "clips features"]]:
+    """The head's input for each clip of a source, by modality: the mean over the clip's segments."""
 
     @jax.jit
     def features_of(variables: PyTree, batch: Batch) -> Float[Array, "batch features"]:
         return tapped(model, variables, batch)[1]["features"]
 
-    n_clips = len(source.windows.rows)
-    total: np.ndarray | None = None
+    n_clips = len(source.segments.rows)
+    sizes = _feature_sizes(model, variables, next(evaluation_batches(source, batch_size=1)))
+    total = np.zeros((n_clips, sum(sizes.values())))
     for batch in evaluation_batches(source, batch_size=batch_size):
         features = np.asarray(features_of(variables, batch), np.float64)
-        if total is None:
-            total = np.zeros((n_clips, features.shape[1]))
         np.add.at(total, batch["clip"][batch["mask"]], features[batch["mask"]])
-    assert total is not None
-    return total / np.bincount(source.windows.clip, minlength=n_clips)[:, None]
+    mean = total / np.bincount(source.segments.clip, minlength=n_clips)[:, None]
+    parts = np.split(mean, np.cumsum(list(sizes.values()))[:-1], axis=1)
+    return dict(zip(sizes, parts, strict=True))
 
 
-def plane(
-    features: Float[np.ndarray, "n features"],
-) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "2"]]:
-    """The first two principal components of each row, and each one's share of the variance.
+def _feature_sizes(model: FusionNet, variables: Mapping[str, PyTree], batch: Batch) -> dict[str, int]:
+    """The number of features of each encoder, in the order in which the head gets them."""
 
-    A component's sign is such that its largest loading is positive.
+    def encoded(net: FusionNet, batch: Batch) -> dict[str, Array]:
+        encoders = {"audio": net.audio, "video": net.video}
+        return {name: encoder(batch, train=False)[0] for name, encoder in encoders.items() if encoder is not None}
+
+    shapes: Any = jax.eval_shape(functools.partial(model.apply, method=encoded), variables, batch)
+    return {name: shapes[name].shape[-1] for name in ("audio", "video") if name in shapes}
+
+
+def plane(features: Float[np.ndarray, "n features"]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "2"]]:
+    """The first two principal components of each row, and the fraction of the variance of each component.
+
+    The sign of a component makes its largest loading positive.
     """
     centred = features - features.mean(axis=0)
     _, scale, loadings = np.linalg.svd(centred, full_matrices=False)
@@ -49,7 +61,7 @@ def plane(
 
 
 def agreement(features: Float[np.ndarray, "n features"], groups: Sequence[object], *, k: int = NEIGHBOURS) -> float:
-    """How many of a row's `k` nearest others (Euclid's distance) are of its group: the mean share over all rows."""
+    """The fraction of a row's `k` nearest others (Euclidean distance) that are of its group; the mean over rows."""
     of = _numbered(groups)
     squares = np.square(features).sum(axis=1)
     same = []
@@ -61,13 +73,13 @@ def agreement(features: Float[np.ndarray, "n features"], groups: Sequence[object
 
 
 def chance_agreement(groups: Sequence[object]) -> float:
-    """What `agreement` is on average when the features say nothing: others of the group among all others."""
+    """The mean of `agreement` for random features: the fraction of all others that are of a row's group."""
     of = _numbered(groups)
     return float((np.bincount(of)[of] - 1).mean() / (len(of) - 1))
 
 
 def most_agreement(groups: Sequence[object], *, k: int = NEIGHBOURS) -> float:
-    """What `agreement` can be at most: a group of fewer than k + 1 cannot fill its neighbourhoods."""
+    """The upper bound of `agreement`; groups smaller than k + 1 cannot reach 1."""
     of = _numbered(groups)
     return float((np.minimum(np.bincount(of)[of] - 1, k) / k).mean())
 

@@ -1,137 +1,121 @@
-"""The augmentations to one HTML file, so that a person sees and hears what training is given."""
+"""The augmentations as one HTML file: a person sees and hears what the training step gets."""
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from fusion_emotion import corpora
-from fusion_emotion.errors import UserError
+from fusion_emotion.corpora import catalogue
+from fusion_emotion.evaluate.answers import hashed
 from fusion_emotion.input.augment import Augmentation, augment
-from fusion_emotion.input.batches import Batch, cut
-from fusion_emotion.input.segments import n_times, usable_rows
-from fusion_emotion.models.frontend import log_mel, mel_edges_hz, mel_shape
+from fusion_emotion.input.batches import Source
+from fusion_emotion.input.segments import Cutting, segments_of, usable_rows
+from fusion_emotion.models.batch import Batch
+from fusion_emotion.models.frontend import frame_mask, log_mel, mel_edges_hz, spec_augment
 from fusion_emotion.pages import page, pictures
-from fusion_emotion.prepare.records import Row, decode, shard_paths
-from fusion_emotion.units import FRAME_RATE_HZ
+from fusion_emotion.prepare.records import Row
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 CLIPS = 4  # of as many emotions
 TRIES = 16  # draws of which the strongest is shown
 DRAWS = 3  # of all that a config has on
 
-# What is shown where the config has it off.
-_TYPICAL = Augmentation(
-    time_shift_s=0.1,
-    gain_db=6.0,
-    noise_snr_db=(5.0, 15.0),
-    time_mask_s=0.2,
-    mel_mask=16,
-    flip=0.5,
-    colour=0.3,
-    crop_jitter=0.1,
-    erase=0.5,
-    mixup=0.4,
-    modality_dropout=0.2,
-)
-_PICTURE = ("flip", "colour", "crop_jitter", "erase")
-_SOUND = ("time_shift_s", "gain_db", "noise_snr_db", "time_mask_s", "mel_mask")
-_BOTH = ("mixup", "modality_dropout")
-_PROBABILITIES = ("flip", "erase", "modality_dropout")  # shown as what they do where they do it
-_TITLES = {
-    "mixup": ("Mixup", "with the next window, shares by Beta({s.mixup:g})"),
-    "modality_dropout": ("Modality dropout", "in {modality_dropout} % of the windows one is lost"),
-    "time_shift_s": ("Shifted in time", "up to {s.time_shift_s:g} s earlier or later"),
-    "gain_db": ("Gain", "up to {s.gain_db:g} dB louder or quieter"),
-    "noise_snr_db": ("Noise", "{snr} dB below the sound"),
-    "time_mask_s": ("Time mask", "up to {s.time_mask_s:g} s"),
-    "mel_mask": ("Mel mask", "up to {s.mel_mask} bands"),
-    "flip": ("Mirrored", "in {flip} % of the windows"),
-    "colour": ("Colour", "brightness, contrast, saturation times {low:.2g} to {high:.2g}"),
-    "crop_jitter": ("Crop", "zoom and shift up to {crop_jitter} % of the face"),
-    "erase": ("Erased", "in {erase} % of the windows; sides {size} % of the face's"),
+
+class Effect(NamedTuple):
+    """How the page shows an augmentation."""
+
+    title: str
+    kind: Literal["picture", "sound", "both"]
+    typical: Any  # the value to show where the config has it off
+    strength: Callable[[Augmentation], str]  # in words
+    is_probability: bool = False  # then an example where it happens is shown
+
+
+def _span(ends: Sequence[float]) -> str:
+    return f"{ends[0]:g} to {ends[1]:g}"
+
+
+# By the name of the field in `Augmentation`, in the order of the page.
+EFFECTS: Mapping[str, Effect] = {
+    "mixup": Effect("Mixup", "both", 0.4, lambda s: f"with the next segment, shares by Beta({s.mixup:g})"),
+    "modality_dropout": Effect(
+        "Modality dropout", "both", 0.2, lambda s: f"{100 * s.modality_dropout:g} % of the segments lose one", True
+    ),
+    "time_shift_s": Effect("Shifted in time", "sound", 0.1, lambda s: f"up to {s.time_shift_s:g} s earlier or later"),
+    "gain_db": Effect("Gain", "sound", 6.0, lambda s: f"up to {s.gain_db:g} dB louder or quieter"),
+    "noise_snr_db": Effect("Noise", "sound", (5.0, 15.0), lambda s: f"{_span(s.noise_snr_db)} dB below the sound"),
+    "time_mask_s": Effect("Time mask", "sound", 0.2, lambda s: f"up to {s.time_mask_s:g} s"),
+    "mel_mask": Effect("Mel mask", "sound", 16, lambda s: f"up to {s.mel_mask} bands"),
+    "flip": Effect("Mirrored", "picture", 0.5, lambda s: f"in {100 * s.flip:g} % of the segments", True),
+    "colour": Effect(
+        "Colour",
+        "picture",
+        0.3,
+        lambda s: f"brightness, contrast, saturation times {1 - s.colour:.2g} to {1 + s.colour:.2g}",
+    ),
+    "crop_jitter": Effect(
+        "Crop", "picture", 0.1, lambda s: f"zoom and shift up to {100 * s.crop_jitter:g} % of the face"
+    ),
+    "erase": Effect(
+        "Erased",
+        "picture",
+        0.5,
+        lambda s: (
+            f"in {100 * s.erase:g} % of the segments; sides "
+            f"{_span([100 * end for end in s.erase_size])} % of the face's"
+        ),
+        True,
+    ),
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Card:
-    """A window as one draw leaves it."""
+class Draw(NamedTuple):
+    """A segment after one random draw of an augmentation."""
 
-    title: str
-    strength: str
-    said: str = ""  # of this draw
-    picture: str = ""  # data URIs, or ""
-    spectrogram: str = ""
-    sound: str = ""
-    alt: str
+    example: Batch
+    db: Float[np.ndarray, "time n_mels"]
+    masked: float  # fraction of the cells of `db`
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A clip's window and what becomes of it."""
+def write_augmentation(folder: pathlib.Path, path: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Write the augmentations' effects on segments of the corpus prepared in `folder` to `path`, all or nothing.
 
-    clip_id: str
-    emotion: str
-    where: str
-    alone: Sequence[Card]
-    together: Sequence[Card]
-
-
-def write_gallery(
-    folder: pathlib.Path,
-    path: pathlib.Path,
-    settings: Augmentation,
-    *,
-    modalities: str,
-    mfcc: Mapping[str, Any],
-    corpus: str,
-) -> None:
-    """Write what the augmentations do to windows of the corpus prepared in `folder` to `path`, whole or not at all.
-
-    Each is shown alone, as `settings` has it or at a typical strength where it is off there, then all that is on.
-    `modalities` and `mfcc` are of a config's model section, `corpus` of its data section. Raises UserError where no
-    clip is usable or `path` cannot be written.
+    Each is shown alone, at the strength of the config or at a typical one if it is off; then all that are on together.
+    Raises UserError if no clip is usable or `path` cannot be written.
     """
-    rows, _ = usable_rows(folder, modalities)
-    rows = choose(rows)
-    starts = [max(0, n_times(row) - FRAME_RATE_HZ) // 2 for row in rows]
-    records = grain.sources.ArrayRecordDataSource(shard_paths(folder))
-    windows = [
-        {**cut(decode(records[row.record]), start), "label": np.int32(row.label), "mask": np.bool_(True)}
-        for row, start in zip(rows, starts, strict=True)
-    ]
-    label_names = corpora.label_names(corpus)
-    painter = _Painter(settings, modalities=modalities, mfcc=dict(mfcc), label_names=label_names)
-    shown = [
-        Shown(
-            clip_id=row.clip_id,
-            emotion=label_names[row.label],
-            where=f"from {start / FRAME_RATE_HZ:.1f} s to {start / FRAME_RATE_HZ + 1:.1f} s",
-            # The next one is what mixup pairs it with.
-            **painter.cards(windows[i], windows[(i + 1) % len(windows)], row.clip_id),
-        )
-        for i, (row, start) in enumerate(zip(rows, starts, strict=True))
-    ]
-    table = [
-        {"title": title, "field": f"augment.{name}", "strength": painter.strength(name), "on": name in settings.on}
-        for name, (title, _) in _TITLES.items()
-    ]
-    values = {"shown": shown, "table": table, "tries": TRIES, "credit": page.CREDITS.get(corpus, "")}
-    try:
-        page.write(path, "augmentation.html", **values)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): make room, or the folder writable") from error
+    corpus = catalogue.corpus(config["data"]["corpus"])
+    rows, _ = usable_rows(folder, config["model"]["modalities"], label_names=corpus.label_names)
+    source = Source.open(folder, segments_of(choose(rows), Cutting.from_config(config["segment"])))
+    rows = list(source.segments.rows)
+    examples = [source.segment(source.segments.middle(clip)) for clip in range(len(rows))]
+    painter = _Painter(config, corpus.label_names)
+    page.write(
+        path,
+        "augmentation.html",
+        # Mixup pairs a segment with the next one.
+        shown=[
+            painter.shown(row, example, examples[(i + 1) % len(examples)])
+            for i, (row, example) in enumerate(zip(rows, examples, strict=True))
+        ],
+        table=[
+            (effect.title, f"augment.{name}", name in painter.settings.on, effect.strength(painter.strengths))
+            for name, effect in EFFECTS.items()
+        ],
+        tries=TRIES,
+        credit=corpus.credit,
+    )
 
 
 def choose(rows: Sequence[Row]) -> list[Row]:
-    """Clips of different emotions, first those with faces and sound, by the hash of their names."""
+    """Choose clips of different emotions by the hash of their names, those with faces and sound first."""
     by_label: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: (not (row.n_frames and row.n_samples), page.hashed(row.clip_id))):
+    for row in sorted(rows, key=lambda row: (not (row.n_frames and row.n_samples), hashed(row.clip_id))):
         by_label.setdefault(row.label, row)
     return list(by_label.values())[:CLIPS]
 
@@ -139,116 +123,108 @@ def choose(rows: Sequence[Row]) -> list[Row]:
 class _Painter:
     """Makes the cards; each augmentation is compiled once for all clips."""
 
-    def __init__(
-        self, settings: Augmentation, *, modalities: str, mfcc: dict[str, Any], label_names: Sequence[str]
-    ) -> None:
-        self._settings = settings
-        on = {name: getattr(settings, name) for name in settings.on}
-        self._strong = dataclasses.replace(_TYPICAL, erase_size=settings.erase_size, **on)
-        self._modalities = modalities
+    def __init__(self, config: Mapping[str, Any], label_names: Sequence[str]) -> None:
+        self.settings = Augmentation.from_config(config)
+        on = {name: getattr(self.settings, name) for name in self.settings.on}
+        typical = {name: effect.typical for name, effect in EFFECTS.items()}
+        self.strengths = dataclasses.replace(self.settings, **{**typical, **on})
+        self._modalities = config["model"]["modalities"]
         self._label_names = label_names
+        mfcc = config["model"]["mfcc"]
         self._mel = {name: value for name, value in mfcc.items() if name != "n_mfcc"}
         self._centres_hz = mel_edges_hz(mfcc["n_mels"], mfcc["fmin"], mfcc["fmax"])[1:-1]
-        self._log_mel = jax.jit(functools.partial(log_mel, **self._mel))
-        self._augment = jax.jit(augment, static_argnames=("settings", "n_classes", "mel_shape"))
+        self._draw = jax.jit(self._augmented, static_argnames="settings")
 
-    def strength(self, name: str) -> str:
-        """How strong an augmentation is shown, in words."""
-        s = self._strong
-        shares = ("flip", "crop_jitter", "erase", "modality_dropout")
-        values = {
-            **{share: f"{100 * getattr(s, share):g}" for share in shares},
-            "size": " to ".join(f"{100 * end:g}" for end in s.erase_size),
-            "snr": " to ".join(f"{end:g}" for end in s.noise_snr_db),
-            "low": 1 - s.colour,
-            "high": 1 + s.colour,
-        }
-        return _TITLES[name][1].format(s=s, **values)
-
-    def cards(self, window: Batch, partner: Batch, clip_id: str) -> dict[str, list[Card]]:
-        """The cards of a window: it plain and with each augmentation alone, and with all that are on together."""
-        # The window in the first place of each pair, with a key of its own in each.
-        pairs = [window, partner] * TRIES
-        batch = {name: np.stack([each[name] for each in pairs]) for name in window}
-        seen = bool(window["has_video"]) and "video" in self._modalities
-        heard = bool(window["has_audio"]) and "audio" in self._modalities
-        names = [*(_BOTH if seen and heard else _BOTH[:1]), *(_SOUND if heard else ()), *(_PICTURE if seen else ())]
+    def shown(self, row: Row, example: Batch, partner: Batch) -> dict[str, Any]:
+        """The cards of a segment: plain, with each augmentation alone, and with all that are on together."""
+        # The segment comes first in each pair, each time with a key of its own.
+        pairs = [example, partner] * TRIES
+        batch = {name: np.stack([each[name] for each in pairs]) for name in example}
+        seen = bool(example["has_video"]) and "video" in self._modalities
+        heard = bool(example["has_audio"]) and "audio" in self._modalities
         plain = self._drawn(batch, Augmentation())[0]
-        db = np.asarray(self._log_mel(jnp.asarray(plain["waveform"]) / 32768))
-        draw = functools.partial(self._card, span_db=(float(db.max()) - 70, float(db.max()) + 6), clip_id=clip_id)
-        alone = [draw(plain, "As it is", "", seen=seen, heard=heard)]
-        for name in names:
-            value: Any = 1.0 if name in _PROBABILITIES else getattr(self._strong, name)
-            only = dataclasses.replace(Augmentation(erase_size=self._strong.erase_size), **{name: value})
-            drawn = self._drawn(batch, only)
-            strongest = drawn[int(np.argmax([_difference(each, plain) for each in drawn]))]
-            strength = self.strength(name) + ("" if name in self._settings.on else " (off)")
-            alone.append(
-                draw(
-                    strongest,
-                    _TITLES[name][0],
-                    strength,
-                    seen=seen and name not in _SOUND,
-                    heard=heard and name not in _PICTURE,
-                )
-            )
-        together = []
-        if self._settings.on:
-            drawn = self._drawn(batch, self._settings)[:DRAWS]
-            together = [draw(each, f"Draw {i}", "", seen=seen, heard=heard) for i, each in enumerate(drawn, start=1)]
-        return {"alone": alone, "together": together}
+        loudest = float(plain.db.max())
+        card = functools.partial(self._card, span_db=(loudest - 70, loudest + 6), clip_id=row.clip_id)
+        alone = [card(plain, "As it is", "", seen, heard)]
+        for name, effect in EFFECTS.items():
+            if not {"picture": seen, "sound": heard, "both": name == "mixup" or (seen and heard)}[effect.kind]:
+                continue
+            value: Any = 1.0 if effect.is_probability else getattr(self.strengths, name)
+            only = dataclasses.replace(Augmentation(erase_size=self.strengths.erase_size), **{name: value})
+            strongest = max(self._drawn(batch, only), key=lambda draw: _difference(draw, plain))
+            strength = effect.strength(self.strengths) + ("" if name in self.settings.on else " (off)")
+            of_kind = seen and effect.kind != "sound", heard and effect.kind != "picture"
+            alone.append(card(strongest, effect.title, strength, *of_kind))
+        draws = self._drawn(batch, self.settings)[:DRAWS] if self.settings.on else []
+        return {
+            "clip_id": row.clip_id,
+            "emotion": row.emotion,
+            "where": f"from {example['start'] / FRAME_RATE_HZ:.1f} s",
+            "alone": alone,
+            "together": [card(draw, f"Draw {i}", "", seen, heard) for i, draw in enumerate(draws, start=1)],
+        }
 
-    def _drawn(self, batch: Batch, settings: Augmentation) -> list[Batch]:
-        """The first of each pair."""
-        shape = mel_shape(batch["waveform"].shape[1], **self._mel)
+    def _augmented(self, batch: Batch, keys: jax.Array, settings: Augmentation) -> tuple[Batch, jax.Array, jax.Array]:
+        """The augmented batch, its spectrograms as the network gets them, and the fraction of masked cells of each."""
+        out = augment(batch, keys, settings, n_classes=len(self._label_names))
+        hop = self._mel["hop_length"]
+        n_frames = 1 + out["waveform"].shape[1] // hop
+        inside = frame_mask(out["n_frames"] * SAMPLES_PER_FRAME, hop, n_frames=n_frames)
+        db = log_mel(out["waveform"].astype(jnp.float32) / 32768, mask=inside, **self._mel)
+        most_frames = round(settings.time_mask_s * SAMPLE_RATE_HZ / hop)
+        masked = spec_augment(db, keys, inside, most_frames=most_frames, most_bands=settings.mel_mask)
+        return out, masked, (masked != db).mean(axis=(1, 2))
+
+    def _drawn(self, batch: Batch, settings: Augmentation) -> list[Draw]:
+        """The draws of the first segment of each pair."""
         keys = jax.random.split(jax.random.key(0), len(batch["label"]))
-        out = self._augment(batch, keys, settings=settings, n_classes=len(self._label_names), mel_shape=shape)
-        out = {name: np.asarray(value) for name, value in out.items()}
-        return [{name: value[i] for name, value in out.items()} for i in range(0, len(batch["label"]), 2)]
+        out, db, masked = jax.device_get(self._draw(batch, keys, settings=settings))
+        return [
+            Draw(example={name: value[i] for name, value in out.items()}, db=db[i], masked=float(masked[i]))
+            for i in range(0, len(db), 2)
+        ]
 
     def _card(
         self,
-        window: Batch,
+        draw: Draw,
         title: str,
         strength: str,
-        *,
         seen: bool,
         heard: bool,
+        *,
         span_db: tuple[float, float],
         clip_id: str,
-    ) -> Card:
-        said = []
-        if (window["target"] > 0).sum() > 1:
-            shares = sorted(zip(window["target"], self._label_names, strict=True), reverse=True)
-            said.append(", ".join(f"{100 * share:.0f} % {name}" for share, name in shares if share > 0))
-        if seen and not window["has_video"]:
-            said.append("the model is given no faces")
-        if heard and not window["has_audio"]:
-            said.append("the model is given no sound")
-        seen, heard = seen and bool(window["has_video"]), heard and bool(window["has_audio"])
-        spectrogram = ""
+    ) -> dict[str, str]:
+        """The card of a draw; `seen` and `heard` are the modalities it shows if the draw has not lost them."""
+        example, n_frames = draw.example, int(draw.example["n_frames"])
+        remarks = []
+        if (example["target"] > 0).sum() > 1:
+            parts = sorted(zip(example["target"], self._label_names, strict=True), reverse=True)
+            remarks.append(", ".join(f"{100 * part:.0f} % {name}" for part, name in parts if part > 0))
+        if seen and not example["has_video"]:
+            remarks.append("the model is given no faces")
+        if heard and not example["has_audio"]:
+            remarks.append("the model is given no sound")
+        seen, heard = seen and bool(example["has_video"]), heard and bool(example["has_audio"])
+        if heard and draw.masked:
+            remarks.append("the mask is in the spectrogram only, not in the sound")
+        card = {"title": title, "strength": strength, "remark": "; ".join(remarks), "alt": f"{title}: clip {clip_id}"}
+        if seen:
+            card["picture"] = pictures.strip_uri(example["faces"][:n_frames])
         if heard:
-            db = np.asarray(self._log_mel(jnp.asarray(window["waveform"]) / 32768))
-            if "mel_keep" in window:
-                db = np.where(window["mel_keep"], db, db.mean())
-                said.append("the mask is not to be heard: it is in the spectrogram alone")
-            spectrogram = pictures.jpeg_uri(pictures.log_mel(db, centres_hz=self._centres_hz, span_db=span_db))
-        return Card(
-            title=title,
-            strength=strength,
-            said="; ".join(said),
-            picture=pictures.strip_uri(window["strip"]) if seen else "",
-            spectrogram=spectrogram,
-            sound=pictures.wav_uri(window["waveform"]) if heard else "",
-            alt=f"{title}: clip {clip_id}",
-        )
+            n_samples = n_frames * SAMPLES_PER_FRAME
+            db, length_s = draw.db[: 1 + n_samples // self._mel["hop_length"]], n_frames / FRAME_RATE_HZ
+            figure = pictures.log_mel(db, centres_hz=self._centres_hz, span_db=span_db, length_s=length_s)
+            card["spectrogram"] = pictures.jpeg_uri(figure)
+            card["sound"] = pictures.wav_uri(example["waveform"][:n_samples])
+        return card
 
 
-def _difference(window: Batch, plain: Batch) -> float:
-    """How much a draw changed of what there is to see and to hear."""
-    sound = plain["waveform"].astype(float)
+def _difference(draw: Draw, plain: Draw) -> float:
+    """Return how much a draw changed faces, sound and spectrogram."""
+    faces, sound = (plain.example[name].astype(float) for name in ("faces", "waveform"))
     return float(
-        np.abs(window["strip"].astype(float) - plain["strip"]).mean() / 255
-        + np.abs(window["waveform"] - sound).mean() / max(np.abs(sound).mean(), 1)
-        + (1 - window.get("mel_keep", np.ones(1)).mean())
+        np.abs(draw.example["faces"] - faces).mean() / 255
+        + np.abs(draw.example["waveform"] - sound).mean() / max(np.abs(sound).mean(), 1)
+        + draw.masked
     )

@@ -1,7 +1,7 @@
 """The statistical figures of the pages: pure functions of data to matplotlib figures, and figures to data URIs.
 
-Colours are Okabe & Ito's (2008), which the colour-blind tell apart, and each line also has its own dash and marker. No
-pyplot, so that neither a backend nor a window is chosen for whoever calls.
+Colours are Okabe & Ito's (2008), which the colour-blind tell apart. Each line also has a dash and a marker of its own.
+No pyplot: it would choose a backend for the caller.
 """
 
 import base64
@@ -16,21 +16,23 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from fusion_emotion.evaluate.table import percent
 
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
 WIDTH_IN = 4.8
 CARD_WIDTH_IN = 3.3  # three of them side by side
 
-# Okabe & Ito's eight, for what has more than two kinds.
+# Okabe & Ito's eight, for more than four groups.
 _COLOURS = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, VERMILLION, "#CC79A7", "#000000")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 _WIDE_IN = 7.2
 _LINES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"))
 _MARKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (GREY, "D"))
-_MARK_LOOK: dict[str, Any] = {"markeredgecolor": "white", "linestyle": "none", "clip_on": False}
 _MOST_MARKERS = 40
-# Someone's own matplotlibrc must not change a report, nor a report their figures.
+# A user's matplotlibrc must not change a page, nor a page the user's figures.
 styled = style.context(
     [
         "default",
@@ -53,7 +55,7 @@ styled = style.context(
 
 @styled
 def confusion(counts: Int[np.ndarray, "C C"], label_names: Sequence[str], *, unit: str) -> Figure:
-    """A confusion matrix: rows are true emotions; each cell holds its count of `unit` and its share of the row.
+    """Draw a confusion matrix: rows are true emotions; a cell holds its count of `unit` and its share of the row.
 
     A row without examples stays white and has no shares.
     """
@@ -78,8 +80,7 @@ def confusion(counts: Int[np.ndarray, "C C"], label_names: Sequence[str], *, uni
     axes.grid(which="minor", color="#d0d0d0")
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(f"predicted emotion ({unit})")
-    axes.set_ylabel(f"true emotion ({unit})")
+    axes.set(xlabel=f"predicted emotion ({unit})", ylabel=f"true emotion ({unit})")
     return figure
 
 
@@ -87,7 +88,7 @@ def confusion(counts: Int[np.ndarray, "C C"], label_names: Sequence[str], *, uni
 def recalls(
     shares: Sequence[float | None], counts: Sequence[int], label_names: Sequence[str], *, chance: float, unit: str
 ) -> Figure:
-    """A bar for the recall of each emotion, its count of `unit`, and a line at the `chance` level.
+    """Draw a bar for the recall of each emotion with its count of `unit`, and a line at the `chance` level.
 
     `shares` and `chance` are in [0, 1]; None is an emotion without examples.
     """
@@ -95,14 +96,14 @@ def recalls(
     figure, axes = _panel(0.9 + 0.34 * n)
     axes.barh(range(n), [100 * (share or 0) for share in shares], color=BLUE, height=0.66)
     for row, (share, count) in enumerate(zip(shares, counts, strict=True)):
-        inside = share is not None and share > 0.75
-        text = f"no {unit}" if share is None else _percent(share)
-        at = (100 * share - 1.5 if inside else 100 * share + 1.5) if share is not None else 1.5
-        # White beneath the text, for the line of chance may pass there.
-        box = None if inside else {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        colour = "white" if inside else "black" if share is not None else GREY
-        axes.text(at, row, text, va="center", ha="right" if inside else "left", color=colour, bbox=box, zorder=3)
-        axes.text(101.5, row, f"n = {count}", va="center", ha="left", color=GREY, size=8)
+        end, text, colour = (0.0, f"no {unit}", GREY) if share is None else (100 * share, _percent(share), "black")
+        if end > 75:
+            axes.text(end - 1.5, row, text, va="center", ha="right", color="white", zorder=3)
+        else:
+            # White beneath the text, for the line of chance may pass there.
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            axes.text(end + 1.5, row, text, va="center", color=colour, bbox=box, zorder=3)
+        axes.text(101.5, row, f"n = {count}", va="center", color=GREY, size=8)
     axes.axvline(100 * chance, color=VERMILLION, linestyle="--", linewidth=1.4, label=f"chance, {100 * chance:.1f} %")
     figure.legend(loc="outside upper left")
     _name_rows(axes, range(n), label_names)
@@ -119,26 +120,14 @@ def curves(
     chosen_epoch: float | None,
     top: float | None = None,
 ) -> Figure:
-    """Up to two named lines of (epochs, values) from 0 up to `top`, and where the checkpoint was chosen."""
+    """Draw up to two named lines of (epochs, values) from 0 up to `top`, and the epoch of the chosen checkpoint."""
     figure, axes = _panel(3.0)
     if chosen_epoch is not None:
         axes.axvline(chosen_epoch, color="black", linestyle=":", linewidth=1.4, label="chosen checkpoint")
-    for (name, (epochs, values)), (colour, dash, marker) in zip(lines.items(), _LINES, strict=False):
-        axes.plot(
-            epochs,
-            values,
-            color=colour,
-            linestyle=dash,
-            marker=marker if len(epochs) <= _MOST_MARKERS else "",
-            markersize=4,
-            linewidth=1.6 if len(epochs) <= _MOST_MARKERS else 1.0,
-            label=name,
-            clip_on=False,
-        )
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, top)
-    axes.set_xlabel("training time (epochs)")
-    axes.set_ylabel(ylabel)
+    for i, (name, (epochs, values)) in enumerate(lines.items()):
+        dense: dict[str, Any] = {"marker": "", "linewidth": 1.0} if len(epochs) > _MOST_MARKERS else {}
+        _line(axes, i, name, epochs, values, **{"markersize": 4, **dense})
+    axes.set(xlabel="training time (epochs)", ylabel=ylabel, xlim=(0, None), ylim=(0, top))
     axes.grid()
     figure.legend(loc="outside upper left", ncols=3, handlelength=2.4)
     return figure
@@ -148,7 +137,7 @@ def curves(
 def histogram(
     values: Float[np.ndarray, "clips"], *, xlabel: str, span: tuple[float | None, float | None] = (None, None)
 ) -> Figure:
-    """How many clips have which value, with a line at the median; of `span`, None is where the values themselves end.
+    """Draw the number of clips in each bin of `values` and the median; None in `span` is the end of the values.
 
     A bar of a single clip among thousands is still drawn a line's width high, so that an outlier is seen.
     """
@@ -163,10 +152,7 @@ def histogram(
     axes.axvline(median, color=VERMILLION, linestyle="--", linewidth=1.4)
     axes.set_title(f"median {median:.3g}".replace("-", "−"), loc="right", size=8, color=GREY)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("clips")
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylabel="clips", xlim=(edges[0], edges[-1]), ylim=(0, None))
     return figure
 
 
@@ -179,12 +165,12 @@ class Score:
     interval: Sequence[float] | None
     runs: Sequence[float]
     chance: float
-    mark: int  # which of `_MARKS` stands for the system
+    mark: int  # index of the system's mark in `_MARKS`
 
 
 @styled
 def scores(groups: Mapping[str, Sequence[Score]], *, xlabel: str) -> Figure:
-    """A row for each score, under the name of its group: a mark with its interval, its runs as small rings, chance."""
+    """Draw a row for each score under its group's name: a mark with its interval, rings for its runs, and chance."""
     n_rows = sum(1 + len(group) for group in groups.values())
     figure, axes = _panel(0.75 + 0.27 * n_rows, width_in=_WIDE_IN)
     row, places, names = 0, [], []
@@ -192,22 +178,20 @@ def scores(groups: Mapping[str, Sequence[Score]], *, xlabel: str) -> Figure:
         axes.text(0.5, row, group, va="center", weight="bold", size=8.5)
         for score in members:
             row += 1
-            colour, marker = _MARKS[score.mark]
+            colour, _ = _MARKS[score.mark]
             ring: dict[str, Any] = {"color": "none", "edgecolor": colour, "linewidth": 0.7, "s": 16, "clip_on": False}
             # Beneath the bar, which would hide them.
             axes.scatter([100 * value for value in score.runs], [row + 0.24] * len(score.runs), **ring)
             if score.interval is not None:
                 axes.plot([100 * end for end in score.interval], [row, row], color=colour, linewidth=2.2, zorder=3)
-            look: dict[str, Any] = {"marker": marker, "color": colour, "markeredgecolor": "white", "clip_on": False}
-            axes.plot(100 * score.value, row, zorder=4, **look)
+            _marks(axes, score.mark, [100 * score.value], [row], zorder=4)
             axes.plot([100 * score.chance] * 2, [row - 0.38, row + 0.38], color="black", linestyle=":", linewidth=1.4)
             places.append(row)
             names.append(score.title)
         row += 1
     _name_rows(axes, places, names)
-    axes.set_ylim(row - 0.4, -0.6)
     axes.grid(axis="x")
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylim=(row - 0.4, -0.6))
     return figure
 
 
@@ -219,80 +203,65 @@ def marks(
     xlabel: str,
     line: tuple[str, float] | None = None,
 ) -> Figure:
-    """A row for each of `names` with a mark for each series of shares, and a line with its name at a share."""
+    """Draw a row for each of `names` with a mark for each series of shares, and a named line at a share."""
     figure, axes = _panel(1.0 + 0.24 * len(names))
-    for i, ((name, shares), (colour, marker)) in enumerate(zip(values.items(), _MARKS, strict=False)):
+    for i, (name, shares) in enumerate(values.items()):
         aside = _aside(i, len(values), apart=0.16)
         known = [(100 * share, row + aside) for row, share in enumerate(shares) if share is not None]
-        x, y = np.array(known).reshape(-1, 2).T
-        axes.plot(x, y, color=colour, marker=marker, label=name, zorder=3, **_MARK_LOOK)
+        _marks(axes, i, *np.array(known).reshape(-1, 2).T, label=name, zorder=3)
     if line is not None:
         axes.axvline(100 * line[1], color="black", linestyle="--", linewidth=1.2, label=line[0])
     figure.legend(loc="outside upper left", ncols=2)
     _name_rows(axes, range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid()
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
     return figure
 
 
 @styled
 def over_folds(values: Mapping[str, Sequence[tuple[int, float]]], *, ylabel: str) -> Figure:
-    """The (fold, share) of each run of up to four systems, side by side within a fold."""
+    """Draw the (fold, share) of each run of up to four systems, side by side within a fold."""
     figure, axes = _panel(3.0)
     folds = sorted({fold for runs in values.values() for fold, _ in runs})
-    place = {fold: i for i, fold in enumerate(folds)}
-    for i, ((name, runs), (colour, marker)) in enumerate(zip(values.items(), _MARKS, strict=False)):
-        at = [place[fold] + _aside(i, len(values), apart=0.14) for fold, _ in runs]
-        axes.plot(at, [100 * share for _, share in runs], color=colour, marker=marker, label=name, **_MARK_LOOK)
+    for i, (name, runs) in enumerate(values.items()):
+        at = [folds.index(fold) + _aside(i, len(values), apart=0.14) for fold, _ in runs]
+        _marks(axes, i, at, [100 * share for _, share in runs], label=name)
     figure.legend(loc="outside upper left", ncols=2)
     axes.set_xticks(range(len(folds)), [str(fold) for fold in folds])
-    axes.set_xlim(-0.5, len(folds) - 0.5)
-    axes.set_ylim(0, 100)
     axes.grid(axis="y")
-    axes.set_xlabel("held-out fold (number)")
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel="held-out fold (number)", ylabel=ylabel, xlim=(-0.5, len(folds) - 0.5), ylim=(0, 100))
     return figure
 
 
 @styled
-def reliability(lines: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """How often clips are right against how sure the model is, above the share of clips in each bin of confidence.
+def reliability(calibration: Mapping[str, Any], *, temperature: str) -> Figure:
+    """Draw how often clips are right against the model's confidence, above the share of clips in each bin.
 
-    Each of up to two lines has `confidence` and `accuracy` (shares, None for an empty bin) and `count` of its bins.
+    `before` and `after` the division by a temperature there are `ece`, and `confidence`, `accuracy` (shares, None for
+    an empty bin) and `count` of the bins.
     """
+    lines = {
+        f"as trained, ECE {percent(calibration['before']['ece'])}": calibration["before"],
+        f"temperature {temperature}, ECE {percent(calibration['after']['ece'])}": calibration["after"],
+    }
     figure = Figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.plot([0, 100], [0, 100], color=GREY, linestyle=":", linewidth=1.2, label="as sure as right")
-    for i, ((name, bins), (colour, dash, marker)) in enumerate(zip(lines.items(), _LINES, strict=False)):
+    for i, (name, bins) in enumerate(lines.items()):
         known = [(100 * c, 100 * a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True) if c is not None]
-        above.plot(
-            [c for c, _ in known],
-            [a for _, a in known],
-            color=colour,
-            linestyle=dash,
-            marker=marker,
-            markersize=5,
-            linewidth=1.4,
-            label=name,
-            clip_on=False,
-        )
+        _line(above, i, name, *np.array(known).reshape(-1, 2).T, linewidth=1.4)
         n = len(bins["count"])
         width = 100 / n
         shares = [100 * count / max(1, sum(bins["count"])) for count in bins["count"]]
         # The bars of a bin stand side by side.
         left = [width * (k + 0.1 + 0.4 * i) for k in range(n)]
-        fill: dict[str, Any] = (
-            {"color": colour} if i == 0 else {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
-        )
+        colour = _LINES[i][0]
+        fill: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if i else {"color": colour}
         below.bar(left, shares, 0.4 * width, align="edge", linewidth=0.6, **fill)
     figure.legend(loc="outside upper left")
-    above.set_xlim(0, 100)
-    above.set_ylim(0, 100)
     above.grid()
-    above.set_ylabel("right (% of the bin's clips)")
-    below.set_ylabel("clips (%)")
-    below.set_xlabel("confidence: probability of the answer (%)")
+    above.set(ylabel="right (% of the bin's clips)", xlim=(0, 100), ylim=(0, 100))
+    below.set(ylabel="clips (%)", xlabel="confidence: probability of the answer (%)")
     return figure
 
 
@@ -306,47 +275,31 @@ def degradation(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """Up to two named lines of a share and its interval at each of `steps`, over chance and a named `level`, if any."""
+    """Draw up to two named lines of (share, interval) at each of `steps`, over chance and a named `level`, if any."""
     figure, axes = _panel(3.1)
     if level is not None:
         name, share = level
         axes.axhline(100 * share, color=GREEN, linestyle="-.", linewidth=1.4, label=f"{name}, {100 * share:.1f} %")
     axes.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1.4, label=f"chance, {100 * chance:.1f} %")
-    for i, ((name, points), (colour, dash, marker)) in enumerate(zip(lines.items(), _LINES, strict=False)):
+    for i, (name, points) in enumerate(lines.items()):
         place = np.arange(len(points)) + _aside(i, len(lines), apart=0.05)
-        look: dict[str, Any] = {"color": colour, "zorder": 3 - i, "clip_on": False}
-        axes.plot(
-            place,
-            [100 * share for share, _ in points],
-            dash,
-            marker=marker,
-            markersize=5,
-            label=name,
-            linewidth=1.6,
-            **look,
-        )
+        _line(axes, i, name, place, [100 * share for share, _ in points], zorder=3 - i)
+        whisker: dict[str, Any] = {"color": _LINES[i][0], "linewidth": 1.0, "zorder": 3 - i, "clip_on": False}
         for at, (_, interval) in zip(place, points, strict=True):
             if interval is not None:
-                axes.plot([at, at], [100 * end for end in interval], linewidth=1.0, **look)
+                axes.plot([at, at], [100 * end for end in interval], **whisker)
     axes.set_xticks(range(len(steps)), steps)
-    axes.set_xlim(-0.25, len(steps) - 0.75)
-    axes.set_ylim(0, 100)
     axes.grid(axis="y")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.25, len(steps) - 0.75), ylim=(0, 100))
     figure.legend(loc="outside upper left", ncols=2, handlelength=2.8)
     return figure
 
 
 @styled
 def scatter(
-    places: Float[np.ndarray, "n 2"],
-    groups: Sequence[str],
-    names: Sequence[str],
-    *,
-    shares: Float[np.ndarray, "2"],
+    places: Float[np.ndarray, "n 2"], groups: Sequence[str], names: Sequence[str], *, shares: Float[np.ndarray, "2"]
 ) -> Figure:
-    """A mark at each place, of a colour and a shape for its group; `shares` are of the variance along each axis.
+    """Draw a mark at each place, of a colour and a shape for its group; `shares` are of the variance along each axis.
 
     `names` are the groups' in the order of the legend.
     """
@@ -371,15 +324,28 @@ def _panel(height_in: float, *, width_in: float = WIDTH_IN) -> tuple[Figure, Axe
     return figure, figure.add_subplot()
 
 
+def _line(axes: Axes, i: int, name: str, x: ArrayLike, y: ArrayLike, **look: Any) -> None:
+    """Draw the i-th line of a figure."""
+    colour, dash, marker = _LINES[i]
+    usual = {"marker": marker, "markersize": 5, "linewidth": 1.6}
+    axes.plot(x, y, color=colour, linestyle=dash, label=name, clip_on=False, **{**usual, **look})
+
+
+def _marks(axes: Axes, i: int, x: ArrayLike, y: ArrayLike, **look: Any) -> None:
+    """Draw marks of the i-th system of a figure."""
+    colour, marker = _MARKS[i]
+    axes.plot(x, y, linestyle="none", color=colour, marker=marker, markeredgecolor="white", clip_on=False, **look)
+
+
 def _name_rows(axes: Axes, places: Sequence[int], names: Sequence[str]) -> None:
-    """A name for each row, along which there are shares in %."""
+    """Name each row, along which there are shares in %."""
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 100)
 
 
 def _aside(i: int, n: int, *, apart: float) -> float:
-    """By how much the i-th of n series stands aside, so that none hides another."""
+    """Return the offset of the i-th of n series, so that none hides another."""
     return apart * (i - (n - 1) / 2)
 
 
@@ -396,5 +362,5 @@ def svg_uri(figure: Figure) -> str:
 
 
 def data_uri(kind: str, data: io.BytesIO) -> str:
-    """Bytes of a media type `kind` as an address that holds them."""
+    """Bytes of a media type `kind` as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,6 +1,5 @@
-"""What the page of a run and that of a prepared corpus share: how they are written and what they call things."""
+"""Parts that all pages share: writing a template, and texts for caveats, durations and settings."""
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -8,21 +7,16 @@ from typing import Any
 
 import jinja2
 
+from fusion_emotion.config import dotted
+from fusion_emotion.corpora.corpus import Corpus
+from fusion_emotion.corpora.protocols import Protocol
+from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.files import atomic
 
-CORPUS_TITLES = {"ravdess": "RAVDESS", "sample": "the synthetic sample corpus"}
-CREDITS = {
-    "ravdess": (
-        "Pictures and sound are of RAVDESS (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391), cropped and resampled, "
-        "under its licence CC BY-NC-SA 4.0; who passes them on does so under the same licence."
-    ),
-    "sample": "The faces are warps of NASA's public-domain portrait of Eileen Collins; the voices are espeak-ng's.",
-}
-
 
 def write(path: pathlib.Path, template: str, **values: Any) -> None:
-    """Write a template of this folder, filled with `values`, to `path`, whole or not at all."""
+    """Fill a template of this room and write it to `path`, all or nothing. Raises UserError if it cannot be written."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fusion_emotion", "pages/templates"),
         autoescape=True,
@@ -32,17 +26,20 @@ def write(path: pathlib.Path, template: str, **values: Any) -> None:
     )
     environment.filters["percent"] = percent
     html = environment.get_template(template).render(**values)
-    with atomic(path) as partial:
-        partial.write_text(html, encoding="utf-8")
+    try:
+        with atomic(path) as partial:
+            partial.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): make room, or the folder writable") from error
 
 
-def hashed(clip_id: str) -> bytes:
-    """What clips are sorted by where neither looks nor numbers may choose; the same on every computer."""
-    return hashlib.sha256(clip_id.encode()).digest()
+def notes(corpus: Corpus, protocol: Protocol) -> list[str]:
+    """The caveats of all numbers of a corpus under a protocol."""
+    return [note for note in (corpus.note, protocol.warning) if note]
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
+    """Format seconds for people."""
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"
@@ -50,12 +47,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes < 120 else f"{hours} h {minutes % 60} min"
 
 
-def leaves(tree: Mapping[str, Any], *path: str) -> Iterator[tuple[str, str]]:
-    """The fields of a config by their dotted names; of a folder only its last name, for the rest is this computer's."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, *path, name)
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            folder = pathlib.PurePath(text)
-            yield ".".join((*path, name)), f"…/{folder.name}" if folder.is_absolute() else text
+def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a config by dotted name, with a folder cut to its last part: the rest is private."""
+    for name, value in dotted(config).items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        folder = pathlib.PurePath(text)
+        yield name, f"…/{folder.name}" if folder.is_absolute() else text

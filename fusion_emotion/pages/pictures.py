@@ -1,10 +1,11 @@
-"""What pages show of faces and sounds: figures of windows, spectrograms and explanations, and media as data URIs.
+"""Figures of faces and sounds: segments, spectrograms and explanations; and media as data URIs.
 
-Pure functions in the style of `figures`, which has those of numbers.
+Pure functions in the style of `figures`, which draws numbers.
 """
 
 import functools
 import io
+import math
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,37 +20,38 @@ from PIL import Image
 from fusion_emotion.pages.figures import BLUE, CARD_WIDTH_IN, WIDTH_IN, data_uri, styled
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
-_SENTENCE_IN = 0.26
 _STRIP_HEIGHT_PX = 96  # at most
 _ENVELOPE_COLUMNS = 500
 _DYNAMIC_RANGE_DB = 70
+_MOST_TIMES = 8  # marked on an axis
+_LEFT_IN, _TOP_IN, _GAP_IN = 0.5, 0.06, 0.04  # around panels
 
-_Draw = Callable[[Axes], None]
+_Panel = tuple[float, Callable[[Axes], None]]  # its height in inches, and what draws it
 
 
 @styled
 def example(
-    strip: UInt8[np.ndarray, "S width 3"] | None,
+    faces: UInt8[np.ndarray, "T S S 3"] | None,
     waveform: Int16[np.ndarray, "samples"] | None,
     *,
     start_s: float,
+    length_s: float,
     missing: Sequence[str] = (),
 ) -> Figure:
-    """One window: its strip above the spectrogram of its sound, over the same second, which begins at `start_s`.
+    """Draw a segment's faces above the spectrogram of its sound, over its place in the clip.
 
-    `strip` or `waveform` is None where it is not to be drawn; each of `missing` is a sentence in a bar of its own.
+    Faces or waveform that are None are not drawn; each of `missing` is a sentence in a bar of its own.
     """
-    left_in, right_in = 0.5, 0.14
-    panels: list[tuple[float, _Draw]] = []
-    if strip is not None:
-        height_in = (WIDTH_IN - left_in - right_in) * strip.shape[0] / strip.shape[1]
-        panels.append((height_in, functools.partial(_draw_faces, strip, start_s=start_s)))
+    right_in = 0.14
+    panels: list[_Panel] = []
+    if faces is not None:
+        strip = functools.partial(_draw_strip, strip_of(faces), start_s, length_s)
+        panels.append((_face_in(len(faces), right_in), strip))
     if waveform is not None:
-        panels.append((0.8, functools.partial(_draw_spectrogram, waveform, start_s=start_s)))
-    panels += [(_SENTENCE_IN, functools.partial(_draw_sentence, sentence)) for sentence in missing]
-    figure = _over_a_second(panels, start_s=start_s, left_in=left_in, right_in=right_in, top_in=0.06, gap_in=0.04)
+        panels.append((0.8, functools.partial(_draw_spectrogram, waveform, start_s)))
+    figure = _over_time([*panels, *map(_sentence, missing)], start_s, length_s, right_in=right_in)
     for axes in figure.axes:
-        # Of these panels only the spectrogram has a scale of its own; around the others lines would be a frame.
+        # Only the spectrogram has a scale of its own; around the other panels lines would be a frame.
         axes.spines[["left", "bottom"]].set_visible(len(axes.get_yticks()) > 0)
         axes.tick_params(axis="y", length=3 if axes is figure.axes[-1] else 0)
     return figure
@@ -58,45 +60,47 @@ def example(
 @styled
 def explanation(
     *,
-    strip: UInt8[np.ndarray, "S width 3"] | None,
+    faces: UInt8[np.ndarray, "T S S 3"] | None,
     heat: Float[np.ndarray, "rows columns"] | None,
     log_mel_db: Float[np.ndarray, "time n_mels"] | None,
     relevance: Float[np.ndarray, "time n_mels"] | None,
     centres_hz: Float[np.ndarray, "n_mels"],
     start_s: float,
+    length_s: float,
 ) -> Figure:
-    """A window's strip, plain and with its `heat`, and its log-mel spectrogram above the `relevance` of its cells.
+    """Draw a segment's faces, plain and with their `heat`, and its spectrogram above the `relevance` of its cells.
 
-    Where `strip` or `log_mel_db` is None a bar says that it is missing; where `heat` or `relevance` is, nothing does.
-    `centres_hz` are the bands'; all is over the second that begins at `start_s`.
+    Where `faces` or `log_mel_db` is None, a bar says so; `heat` and `relevance` are None if the network has no such
+    modality. `centres_hz` are the frequencies of the bands.
     """
-    left_in, right_in = 0.52, 0.5
-    panels: list[tuple[float, _Draw]] = []
-    if heat is not None and strip is not None:
-        height_in = (WIDTH_IN - left_in - right_in) / FRAME_RATE_HZ
+    right_in = 0.5
+    panels: list[_Panel] = []
+    if heat is not None and faces is not None:
+        strip = strip_of(faces)
         for picture, name in ((strip, "faces"), (_heated(strip, heat), "Grad-CAM")):
-            panels.append((height_in, functools.partial(_draw_faces, picture, name=name, start_s=start_s)))
+            draw = functools.partial(_draw_strip, picture, start_s, length_s, name=name)
+            panels.append((_face_in(len(faces), right_in), draw))
     elif heat is not None:
-        panels.append((_SENTENCE_IN, functools.partial(_draw_sentence, "no face in this second")))
+        panels.append(_sentence("no face in this segment"))
     if relevance is not None and log_mel_db is not None:
         # The few strongest cells would leave all others pale.
         most = max(float(np.quantile(np.abs(relevance), 0.99)), 1e-12)
         # Orange speaks for the answer and purple against it: Brewer's PuOr, which the colour-blind tell apart.
-        signed: dict[str, Any] = {"cmap": colormaps["PuOr_r"], "vmin": -most, "vmax": most}
-        # Marked away from the ends, where the panel above and that below would meet.
-        cells = functools.partial(_draw_cells, start_s=start_s, centres_hz=centres_hz, bands_at=(0.1, 0.5, 0.9))
-        for values, colours in ((log_mel_db, {"cmap": colormaps["cividis"]}), (relevance, signed)):
-            panels.append((0.85, functools.partial(cells, values, colours=colours)))
+        signed = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
+        for cells, look in ((log_mel_db, {"cmap": "cividis"}), (relevance, signed)):
+            # Bands are marked away from the ends, where neighbouring panels would meet.
+            bands: dict[str, Any] = {"centres_hz": centres_hz, "bands_at": (0.1, 0.5, 0.9)}
+            panels.append((0.85, functools.partial(_draw_cells, cells, start_s, length_s, look=look, **bands)))
     elif relevance is not None:
-        panels.append((_SENTENCE_IN, functools.partial(_draw_sentence, "no sound in this second")))
-    return _over_a_second(panels, start_s=start_s, left_in=left_in, right_in=right_in, top_in=0, gap_in=0.07)
+        panels.append(_sentence("no sound in this segment"))
+    return _over_time(panels, start_s, length_s, right_in=right_in)
 
 
 @styled
 def sound(waveform: Int16[np.ndarray, "samples"]) -> Figure:
-    """A clip's sound: its waveform, as high as its own peak, above its spectrogram."""
+    """Draw a clip's waveform, as high as its own peak, above its spectrogram."""
     figure = Figure(figsize=(CARD_WIDTH_IN, 1.5))
-    # Placed by hand, so that those of a sheet stand one below the other.
+    # At fixed places, so that the panels of a sheet's clips are aligned.
     below = figure.add_axes((0.1, 0.26, 0.88, 0.42))
     above = figure.add_axes((0.1, 0.7, 0.88, 0.29), sharex=below)
     columns = np.array_split(waveform.astype(np.int32), min(_ENVELOPE_COLUMNS, len(waveform)))
@@ -106,92 +110,105 @@ def sound(waveform: Int16[np.ndarray, "samples"]) -> Figure:
     peak = max(max(high), -min(low), 1)
     above.set_ylim(-peak, peak)
     above.set_axis_off()
-    _draw_spectrogram(waveform, below, start_s=0)
+    _draw_spectrogram(waveform, 0, below)
     below.set_xlabel("time in the clip (s)", labelpad=1)
     return figure
 
 
 @styled
 def log_mel(
-    db: Float[np.ndarray, "time n_mels"], *, centres_hz: Float[np.ndarray, "n_mels"], span_db: tuple[float, float]
+    db: Float[np.ndarray, "time n_mels"],
+    *,
+    centres_hz: Float[np.ndarray, "n_mels"],
+    span_db: tuple[float, float],
+    length_s: float,
 ) -> Figure:
-    """A log-mel spectrogram of a second as the model gets it; colours span `span_db`, `centres_hz` are the bands'."""
+    """Draw a log-mel spectrogram as the model gets it, its colours over `span_db`, its bands at `centres_hz`."""
     figure = Figure(figsize=(CARD_WIDTH_IN, 1.45))
     axes = figure.add_axes((0.12, 0.29, 0.73, 0.67))
-    colours = {"cmap": colormaps["cividis"], "vmin": span_db[0], "vmax": span_db[1]}
-    _draw_cells(db, axes, start_s=0, colours=colours, centres_hz=centres_hz, bands_at=(0, 1 / 3, 2 / 3, 1))
-    axes.set_xticks(np.arange(6) / 5)
+    look = {"cmap": "cividis", "vmin": span_db[0], "vmax": span_db[1]}
+    _draw_cells(db, 0, length_s, axes, look=look, centres_hz=centres_hz, bands_at=(0, 1 / 3, 2 / 3, 1))
+    axes.set_xticks(_times_s(0, length_s))
     axes.set_xlabel("time (s)", labelpad=1)
     return figure
 
 
-def _over_a_second(
-    panels: Sequence[tuple[float, _Draw]],
-    *,
-    start_s: float,
-    left_in: float,
-    right_in: float,
-    top_in: float,
-    gap_in: float,
-) -> Figure:
-    """Panels, each of a height in inches, one below the other over the second that begins at `start_s`."""
-    height_in = 0.42 + sum(each + gap_in for each, _ in panels) + top_in
+def strip_of(faces: UInt8[np.ndarray, "T S S 3"]) -> UInt8[np.ndarray, "S width 3"]:
+    """Put the faces side by side in one picture."""
+    return faces.swapaxes(0, 1).reshape(faces.shape[1], -1, 3)
+
+
+def _times_s(start_s: float, length_s: float) -> Float[np.ndarray, "n"]:
+    """Return the times to mark on an axis: whole frames, few enough to read."""
+    n_frames = round(length_s * FRAME_RATE_HZ)
+    return start_s + np.arange(0, n_frames + 1, math.ceil(n_frames / _MOST_TIMES)) / FRAME_RATE_HZ
+
+
+def _over_time(panels: Sequence[_Panel], start_s: float, length_s: float, *, right_in: float) -> Figure:
+    """Draw panels one below the other over the same time of a clip."""
+    height_in = 0.42 + sum(panel_in + _GAP_IN for panel_in, _ in panels) + _TOP_IN
     figure = Figure(figsize=(WIDTH_IN, height_in))
-    bottom_in = height_in - top_in
-    for i, (each, draw) in enumerate(panels, start=1):
-        bottom_in -= each + gap_in
-        width = (WIDTH_IN - left_in - right_in) / WIDTH_IN
-        axes = figure.add_axes((left_in / WIDTH_IN, bottom_in / height_in, width, each / height_in))
+    left, width = _LEFT_IN / WIDTH_IN, (WIDTH_IN - _LEFT_IN - right_in) / WIDTH_IN
+    bottom_in = height_in - _TOP_IN
+    times_s = _times_s(start_s, length_s)
+    for panel_in, draw in panels:
+        bottom_in -= panel_in + _GAP_IN
+        axes = figure.add_axes((left, bottom_in / height_in, width, panel_in / height_in))
         draw(axes)
-        axes.set_xlim(start_s, start_s + 1)
-        axes.set_xticks(start_s + np.arange(6) / 5, [f"{start_s + k / 5:.1f}" for k in range(6)])
-        axes.tick_params(axis="x", labelbottom=i == len(panels), length=3 if i == len(panels) else 0)
+        axes.set_xlim(start_s, start_s + length_s)
+        axes.set_xticks(times_s, [f"{time_s:.1f}" for time_s in times_s])
+        axes.tick_params(axis="x", labelbottom=False, length=0)
+    axes.tick_params(axis="x", labelbottom=True, length=3)
     axes.set_xlabel("time in the clip (s)", labelpad=1)
     return figure
 
 
-def _draw_faces(picture: UInt8[np.ndarray, "S width 3"], axes: Axes, *, start_s: float, name: str = "") -> None:
-    axes.imshow(picture, extent=(start_s, start_s + 1, 0, 1), aspect="auto", interpolation="bicubic")
+def _face_in(n_faces: int, right_in: float) -> float:
+    """Return the height of a panel of square faces."""
+    return (WIDTH_IN - _LEFT_IN - right_in) / n_faces
+
+
+def _sentence(sentence: str) -> _Panel:
+    def draw(axes: Axes) -> None:
+        axes.set_facecolor("#eeeeee")
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", style="italic")
+
+    return 0.26, draw
+
+
+def _draw_strip(
+    strip: UInt8[np.ndarray, "S width 3"], start_s: float, length_s: float, axes: Axes, *, name: str = ""
+) -> None:
+    axes.imshow(strip, extent=(start_s, start_s + length_s, 0, 1), aspect="auto", interpolation="bicubic")
     axes.set_yticks([])
     axes.set_ylabel(name)
 
 
-def _draw_sentence(sentence: str, axes: Axes) -> None:
-    axes.set_facecolor("#eeeeee")
-    axes.set_yticks([])
-    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", style="italic")
-
-
-def _draw_spectrogram(waveform: Int16[np.ndarray, "samples"], axes: Axes, *, start_s: float) -> None:
-    axes.imshow(
-        spectrogram_db(waveform),
-        cmap=colormaps["Greys"],
-        vmin=-_DYNAMIC_RANGE_DB,
-        vmax=0,
-        origin="lower",
-        extent=(start_s, start_s + len(waveform) / SAMPLE_RATE_HZ, 0, SAMPLE_RATE_HZ / 2000),
-        aspect="auto",
-        interpolation="bilinear",
-    )
+def _draw_spectrogram(waveform: Int16[np.ndarray, "samples"], start_s: float, axes: Axes) -> None:
+    extent = (start_s, start_s + len(waveform) / SAMPLE_RATE_HZ, 0, SAMPLE_RATE_HZ / 2000)
+    shades: dict[str, Any] = {"cmap": "Greys", "vmin": -_DYNAMIC_RANGE_DB, "vmax": 0, "interpolation": "bilinear"}
+    axes.imshow(spectrogram_db(waveform), origin="lower", extent=extent, aspect="auto", **shades)
     axes.set_yticks([0, 4, 8])
     axes.set_ylabel("kHz", labelpad=2)
 
 
 def _draw_cells(
     values: Float[np.ndarray, "time n_mels"],
+    start_s: float,
+    length_s: float,
     axes: Axes,
     *,
-    start_s: float,
-    colours: Mapping[str, Any],
+    look: Mapping[str, Any],
     centres_hz: Float[np.ndarray, "n_mels"],
     bands_at: Sequence[float],
 ) -> None:
-    """Cells of a second; the bands marked are those `bands_at`, in shares of the way from the first to the last."""
+    """Draw cells of a segment; bands are marked at the fractions `bands_at` of the way from the first to the last."""
     n_times, n_mels = values.shape
-    # Frames are centred on their times, the first and the last on the ends of the second.
-    half = 0.5 / (n_times - 1)
-    extent = (start_s - half, start_s + 1 + half, -0.5, n_mels - 0.5)
-    axes.imshow(values.T, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **colours)
+    # Frames are centred on their times, the first and the last on the ends of the segment.
+    half_s = 0.5 * length_s / max(1, n_times - 1)
+    extent = (start_s - half_s, start_s + length_s + half_s, -0.5, n_mels - 0.5)
+    axes.imshow(values.T, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **look)
     bands = (np.array(bands_at) * (n_mels - 1)).round().astype(int)
     axes.set_yticks(bands)
     axes.set_ylabel("mel band", labelpad=2)
@@ -201,20 +218,20 @@ def _draw_cells(
 
 
 def _heated(strip: UInt8[np.ndarray, "S width 3"], heat: Float[np.ndarray, "rows columns"]) -> np.ndarray:
-    """A strip in grey, with colour the more the hotter it is; the hottest place has all of it."""
-    share = heat / max(float(heat.max()), 1e-12)
+    """Colour a strip in grey by its heat; the hottest place has the full colour."""
+    opacity = heat / max(float(heat.max()), 1e-12)
     size = (strip.shape[1], strip.shape[0])
-    share = np.asarray(Image.fromarray(share.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))[..., None]
+    opacity = np.asarray(Image.fromarray(opacity.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))[..., None]
     grey = np.asarray(Image.fromarray(strip).convert("L"))[..., None] / 255
-    coloured = colormaps["inferno"](0.25 + 0.65 * share[..., 0])[..., :3]
-    opacity = 0.75 * np.clip(share, 0, 1)
+    coloured = colormaps["inferno"](0.25 + 0.65 * opacity[..., 0])[..., :3]
+    opacity = 0.75 * np.clip(opacity, 0, 1)
     return np.round(255 * ((1 - opacity) * grey + opacity * coloured)).astype(np.uint8)
 
 
 def spectrogram_db(
     waveform: Int16[np.ndarray, "samples"], *, n_fft: int = 512, hop_length: int = 128
 ) -> Float[np.ndarray, "bins frames"]:
-    """Power in dB below the loudest point of the window; 0 Hz to the Nyquist frequency; zeros beyond the ends."""
+    """Power in dB below the loudest point, from 0 Hz to the Nyquist frequency, with zeros beyond the ends."""
     padded = np.pad(waveform.astype(np.float64), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
     power = np.abs(np.fft.rfft(frames * np.hanning(n_fft))) ** 2
@@ -229,9 +246,9 @@ def jpeg_uri(figure: Figure) -> str:
     return data_uri("image/jpeg", out)
 
 
-def strip_uri(strip: UInt8[np.ndarray, "S width 3"]) -> str:
-    """A strip as a data URI of a JPEG, pixel by pixel; one that is large is made smaller."""
-    picture = Image.fromarray(strip)
+def strip_uri(faces: UInt8[np.ndarray, "T S S 3"]) -> str:
+    """Faces side by side as a data URI of a JPEG, pixel by pixel; large ones are made smaller."""
+    picture = Image.fromarray(strip_of(faces))
     picture.thumbnail((picture.width, _STRIP_HEIGHT_PX))
     out = io.BytesIO()
     picture.save(out, format="jpeg", quality=88, subsampling=0)

@@ -1,90 +1,69 @@
-"""A prepared corpus to one HTML file, so that a person sees in a minute whether the preparation is good."""
+"""A prepared corpus as one HTML file, for judging the preparation at a glance."""
 
-import dataclasses
 import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fusion_emotion import corpora
+from fusion_emotion.corpora import catalogue
 from fusion_emotion.errors import UserError
+from fusion_emotion.evaluate.answers import hashed
 from fusion_emotion.input.batches import cut
-from fusion_emotion.input.segments import windows_of
+from fusion_emotion.input.segments import Cutting, segments_of
 from fusion_emotion.pages import figures, page, pictures
 from fusion_emotion.prepare.records import MANIFEST, Record, decode, read_rows, shard_paths
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 RANDOM_STRIPS, WORST_STRIPS, SOUNDS = 24, 12, 6  # clips of a sheet
-LONGEST_SOUND_S = 10  # of what a sheet shows of a clip's sound
-APART_S = 0.5  # by how much the picture and the sound of a clip may differ in length: more than rounding explains
+FACES = 5  # consecutive faces shown of a clip: one second
+LONGEST_SOUND_S = 10  # shown of a clip
+APART_S = 0.5  # largest difference in length of a clip's picture and sound that rounding may explain
 NAMED_CLIPS = 4  # of those that share a reason
 
 _GROUPS = ("emotion", "speaker", "sex", "intensity", "channel", "modality")
 _COLUMNS = (
-    *("clip_id", "label", "status", "reason", "record", "n_frames", "n_samples"),
+    *("corpus", "clip_id", "status", "reason", "record", "n_frames", "n_samples"),
     *("found_share", "jitter", "peak", "rms_dbfs", *_GROUPS),
 )
-# Reasons that differ only in how large a share was are one.
-_SHARE = re.compile(r"\d+(?=%)")
+# Reasons that differ only in a percentage count as one.
+_PERCENTAGE = re.compile(r"\d+(?=%)")
 
-Columns = dict[str, np.ndarray]  # by the names of the manifest's fields, one element a clip
+Columns = dict[str, np.ndarray]  # the manifest's fields by name, one element for each clip
+Span = tuple[float | None, float | None]  # None is the end of the values
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A number that the manifest has of each clip."""
+class Measure(NamedTuple):
+    """One number for each clip of the manifest."""
 
     title: str
     unit: str
-    values: Float[np.ndarray, "clips"]  # in `unit`; nan where a clip has none
     decimals: int
-    span: tuple[float | None, float | None]  # of the histogram; None: where the values end
+    span: Span  # of the histogram
+    values: Float[np.ndarray, "clips"]  # in `unit`; nan where a clip has none
 
     @property
     def known(self) -> Float[np.ndarray, "known"]:
         """The values of the clips that have one."""
-        return _known(self.values)
+        return self.values[~np.isnan(self.values)]
 
     def quantile(self, share: float) -> str:
-        """A quantile of the known values, as it is written."""
+        """Format a quantile of the known values."""
         return f"{np.quantile(self.known, share):.{self.decimals}f}".replace("-", "−")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shot:
-    """One clip on a contact sheet."""
-
-    clip_id: str
-    emotion: str
-    facts: str
-    where: str
-    picture: str  # data URI
-    alt: str
-    marks: Sequence[str] = ()  # of each of the five faces: what is wrong with it, or ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """A contact sheet and how its clips were chosen."""
-
-    title: str
-    chosen: str
-    shots: Sequence[Shot]
-
-
 def write_prepared(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """Write what came of the corpus prepared in `folder` to `path`, whole or not at all.
+    """Write a page on the corpus prepared in `folder` to `path`, all or nothing.
 
-    The manifest is read once, a line at a time, and of the records only those that are shown. Raises UserError where
-    the folder holds no prepared corpus or `path` cannot be written.
+    The manifest is read once, a line at a time; of the records only those that are shown. Raises UserError if the
+    folder holds no prepared corpus or `path` cannot be written.
     """
     try:
-        clips, n_windows = _read(folder / MANIFEST)
+        clips, n_segments = _read(folder / MANIFEST)
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -95,106 +74,93 @@ def write_prepared(folder: pathlib.Path, path: pathlib.Path) -> None:
     def record(clip: int) -> Record:
         return decode(records[int(clips["record"][clip])])
 
-    ok = clips["status"] == "ok"
-    corpus = record(int(ok.argmax())).corpus if ok.any() else ""
+    name = clips["corpus"][0] if len(clips["corpus"]) else ""
+    corpus = catalogue.corpus(name) if name in catalogue.MODULES else None
+    label_names = corpus.label_names if corpus else ()
+    usable = clips["status"] == "ok"
     every = measure(clips)
     measures = {name: each for name, each in every.items() if len(each.known)}
-    values = {
-        "corpus_title": page.CORPUS_TITLES.get(corpus, corpus or folder.name),
-        "folder": folder.name,
-        "notes": notes(clips, corpora.label_names(corpus) if corpus in corpora.CORPORA else ()),
-        "n_clips": len(ok),
-        "n_usable": int(ok.sum()),
-        "n_windows": n_windows,
-        "n_frames": int(clips["n_frames"].sum()),
-        "found_share": _found_share(clips, ok),
-        "playing_time": page.duration(float(np.nansum(every["seconds"].values))),
-        "measures": measures,
-        "histograms": {
+    page.write(
+        path,
+        "prepared.html",
+        corpus_title=corpus.title if corpus else folder.name,
+        folder=folder.name,
+        notes=notes(clips, label_names),
+        n_clips=len(usable),
+        n_usable=int(usable.sum()),
+        n_segments=n_segments,
+        n_frames=int(clips["n_frames"].sum()),
+        found_share=_found_share(clips, usable),
+        playing_time=page.duration(float(np.nansum(every["seconds"].values))),
+        measures=measures,
+        histograms={
             name: figures.svg_uri(figures.histogram(each.known, xlabel=f"{each.title} ({each.unit})", span=each.span))
             for name, each in measures.items()
         },
-        "reasons": reasons(clips),
-        "strips": _strip_sheets(clips, record),
-        "sounds": _sound_sheets(clips, record),
-        "groups": {field: groups(clips, measures, field) for field in _GROUPS},
-        "settings": list(page.leaves(settings)),
-        "credit": page.CREDITS.get(corpus, ""),
-    }
-    try:
-        page.write(path, "prepared.html", **values)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): make room, or the folder writable") from error
+        reasons=reasons(clips),
+        strips=_strip_sheets(clips, record),
+        sounds=_sound_sheets(clips, record),
+        groups={field: groups(clips, measures, field, label_names) for field in _GROUPS},
+        settings=list(page.leaves(settings)),
+        credit=corpus.credit if corpus else "",
+    )
 
 
 def _read(manifest: pathlib.Path) -> tuple[Columns, int]:
-    """The columns of a manifest that are used, with two of seconds, and how many windows the usable clips have."""
+    """The columns of a manifest, with two lengths in seconds, and the number of segments of the usable clips."""
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    n_windows = 0
+    n_segments, one_second = 0, Cutting()
     for row in read_rows(manifest):
         for name, values in columns.items():
             values.append(getattr(row, name))
-        n_windows += len(windows_of([row])) if row.status == "ok" else 0
+        n_segments += len(segments_of([row], one_second)) if row.status == "ok" else 0
     strings = {name for name, values in columns.items() if values and isinstance(values[0], str)}
     clips = {name: np.array(values, object if name in strings else None) for name, values in columns.items()}
     clips["picture_s"] = clips["n_frames"] / FRAME_RATE_HZ
     clips["sound_s"] = clips["n_samples"] / SAMPLE_RATE_HZ
-    return clips, n_windows
+    return clips, n_segments
 
 
 def measure(clips: Columns) -> dict[str, Measure]:
-    """The measures of the clips; those of the face where there is a picture, of the sound where there is sound."""
+    """The measures by name; a clip without a picture has none of its face, one without sound none of its sound."""
     seen, heard = clips["n_frames"] > 0, clips["n_samples"] > 0
     seconds = np.where(heard, clips["sound_s"], clips["picture_s"])
-
-    def of(there: np.ndarray, values: np.ndarray, **others: Any) -> Measure:
-        return Measure(values=np.where(there, values, np.nan), **others)
-
+    found, jitter = np.where(seen, [100 * clips["found_share"], 100 * clips["jitter"]], np.nan)
+    loudness, peak = np.where(heard, [clips["rms_dbfs"], 100 * clips["peak"]], np.nan)
     return {
-        "found": of(
-            seen,
-            100 * clips["found_share"],
-            title="face found",
-            unit="% of the frames",
-            decimals=1,
-            span=(0, 100),
-        ),
-        "jitter": of(
-            seen, 100 * clips["jitter"], title="box jitter", unit="% of face width", decimals=2, span=(0, None)
-        ),
-        "seconds": of(seen | heard, seconds, title="length", unit="s", decimals=1, span=(0, None)),
-        "loudness": of(heard, clips["rms_dbfs"], title="loudness", unit="dBFS", decimals=1, span=(None, None)),
-        "peak": of(heard, 100 * clips["peak"], title="peak", unit="% of full scale", decimals=1, span=(0, 100)),
+        "found": Measure("face found", "% of the frames", 1, (0, 100), found),
+        "jitter": Measure("box jitter", "% of face width", 2, (0, None), jitter),
+        "seconds": Measure("length", "s", 1, (0, None), np.where(seen | heard, seconds, np.nan)),
+        "loudness": Measure("loudness", "dBFS", 1, (None, None), loudness),
+        "peak": Measure("peak", "% of full scale", 1, (0, 100), peak),
     }
 
 
 def notes(clips: Columns, label_names: Sequence[str]) -> list[str]:
-    """What a person should look at; empty where nothing stands out. `label_names` are the corpus's, where known."""
-    ok = clips["status"] == "ok"
+    """Sentences on what a person should check; `label_names` are the corpus's, if known."""
+    usable = clips["status"] == "ok"
     seen, heard = clips["n_frames"] > 0, clips["n_samples"] > 0
-    missing = [name for label, name in enumerate(label_names) if not (ok & (clips["label"] == label)).any()]
     counted = (
-        (~ok, "quarantined, and so in no part of a run (reasons below)"),
-        (ok & (clips["reason"] != ""), "usable, but without a face or without sound (reasons below)"),
+        (~usable, "quarantined, and so in no part of a run (reasons below)"),
+        (usable & (clips["reason"] != ""), "usable, but without a face or without sound (reasons below)"),
         (
             seen & heard & (abs(clips["picture_s"] - clips["sound_s"]) > APART_S),
             f"picture and sound differ in length by over {APART_S} s",
         ),
-        (
-            ok & (np.maximum(clips["picture_s"], clips["sound_s"]) < 1),
-            "shorter than a window of 1 s, so the last face and silence fill it",
-        ),
+        (usable & (np.maximum(clips["picture_s"], clips["sound_s"]) < 1), "shorter than 1 s"),
         (clips["peak"] >= 1, "the sound reaches full scale, and so may be clipped"),
     )
-    said = [f"{count:,} of {len(ok):,} clips: {what}." for where, what in counted if (count := int(where.sum()))]
-    return said + ([f"No usable clip is {', '.join(missing)}."] if missing else [])
+    lines = [f"{count:,} of {len(usable):,} clips: {text}." for where, text in counted if (count := int(where.sum()))]
+    there = set(clips["emotion"][usable])
+    missing = [name for name in label_names if name not in there]
+    return lines + ([f"No usable clip is {', '.join(missing)}."] if missing else [])
 
 
 def reasons(clips: Columns) -> list[dict[str, Any]]:
-    """Why clips are quarantined or what usable ones lack, the most frequent first, with some of the clips."""
+    """The reasons for quarantine and for missing parts, the most frequent first, each with some of its clips."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for clip in np.flatnonzero(clips["reason"] != ""):
-        key = (clips["status"][clip], _SHARE.sub("…", clips["reason"][clip]))
+        key = (clips["status"][clip], _PERCENTAGE.sub("…", clips["reason"][clip]))
         by_reason.setdefault(key, []).append(clips["clip_id"][clip])
     return [
         {"status": status, "reason": reason, "count": len(named), "clips": named[:NAMED_CLIPS]}
@@ -202,135 +168,130 @@ def reasons(clips: Columns) -> list[dict[str, Any]]:
     ]
 
 
-def groups(clips: Columns, measures: dict[str, Measure], field: str) -> list[dict[str, Any]]:
-    """For each value of a field of the manifest its counts and the medians of the measures; emotions by their label."""
-    values = sorted(set(clips[field]))
-    if field == "emotion":
-        values.sort(key=lambda value: clips["label"][clips[field] == value].min())
-    ok = clips["status"] == "ok"
-    found = []
-    for value in values:
+def groups(
+    clips: Columns, measures: dict[str, Measure], field: str, label_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The counts and the medians of the measures for each value of a field; emotions in the order of `label_names`."""
+    rank = {name: label for label, name in enumerate(label_names if field == "emotion" else ())}
+    usable = clips["status"] == "ok"
+    rows = []
+    for value in sorted(set(clips[field]), key=lambda value: (rank.get(value, len(rank)), value)):
         of = clips[field] == value
-        medians = {name: np.median(known) for name, each in measures.items() if len(known := _known(each.values[of]))}
-        found.append(
+        known = {name: values for name, each in measures.items() if not np.isnan(values := each.values[of]).all()}
+        rows.append(
             {
                 "value": value or "not known",
                 "total": int(of.sum()),
-                "usable": int((of & ok).sum()),
-                "quarantined": int((of & ~ok).sum()),
+                "usable": int((of & usable).sum()),
+                "quarantined": int((of & ~usable).sum()),
                 "found_share": _found_share(clips, of),
-                "medians": medians,
+                "medians": {name: np.nanmedian(values) for name, values in known.items()},
             }
         )
-    return found
-
-
-def _known(values: np.ndarray) -> np.ndarray:
-    return values[~np.isnan(values)]
+    return rows
 
 
 def _found_share(clips: Columns, of: Bool[np.ndarray, "clips"]) -> float | None:
-    """The share of the sampled frames of some clips at which a face was found; None without frames."""
+    """The fraction of the sampled frames of some clips at which a face was found; None without frames."""
     frames = clips["n_frames"][of]
     return float((clips["found_share"][of] * frames).sum() / frames.sum()) if frames.any() else None
 
 
-def _strip_sheets(clips: Columns, record: Callable[[int], Record]) -> list[Sheet]:
+def _strip_sheets(clips: Columns, record: Callable[[int], Record]) -> list[dict[str, Any]]:
+    def shots(start: Callable[[Record], int]) -> Callable[[int], dict[str, Any]]:
+        return lambda clip: _strip(clips, clip, record(clip), start)
+
     seen = np.flatnonzero(clips["n_frames"])
     gaps = seen[clips["found_share"][seen] < 1]
-
-    def sheet(title: str, chosen: str, of: Sequence[int], start: Callable[[Record], int]) -> Sheet:
-        return Sheet(title=title, chosen=chosen, shots=[_strip(clips, clip, record(clip), start) for clip in of])
-
-    sheets = [
-        sheet(
-            "Random clips",
-            "The hash of a clip's name chooses it; the window is its middle one.",
-            _random(clips, seen, RANDOM_STRIPS),
-            lambda record: max(0, len(record.faces) - FRAME_RATE_HZ) // 2,
-        ),
-        sheet(
-            "Fewest faces found",
-            "Where there was no face, the crop is the nearest found one. The window is the clip's poorest.",
-            _worst(gaps, -clips["found_share"][gaps], WORST_STRIPS),
-            fewest_found,
-        ),
-        sheet(
-            "Most box jitter",
-            "The window is the one around the clip's largest jerk.",
-            _worst(seen, clips["jitter"][seen], WORST_STRIPS),
-            largest_jerk,
-        ),
-    ]
-    return [sheet for sheet in sheets if sheet.shots]
+    by_hash = "Chosen by the hash of the clip's name; the five faces in the middle of each."
+    by_gaps = "Where no face was found, the crop is the nearest one. The five faces with the most gaps."
+    by_jerk = "The five faces around the clip's largest jerk."
+    return _sheets(
+        ("Random clips", by_hash, _random(clips, seen, RANDOM_STRIPS), shots(middle)),
+        ("Fewest faces found", by_gaps, _worst(gaps, -clips["found_share"][gaps], WORST_STRIPS), shots(fewest_found)),
+        ("Most box jitter", by_jerk, _worst(seen, clips["jitter"][seen], WORST_STRIPS), shots(largest_jerk)),
+    )
 
 
-def _sound_sheets(clips: Columns, record: Callable[[int], Record]) -> list[Sheet]:
+def _sound_sheets(clips: Columns, record: Callable[[int], Record]) -> list[dict[str, Any]]:
+    def shot(clip: int) -> dict[str, Any]:
+        return _sound(clips, clip, record(clip))
+
     heard = np.flatnonzero(clips["n_samples"])
     loudness = clips["rms_dbfs"][heard]
-    chosen = (
-        ("Random clips", "The hash of a clip's name chooses it.", _random(clips, heard, SOUNDS)),
-        ("Quietest clips", "", _worst(heard, -loudness, SOUNDS)),
-        ("Loudest clips", "", _worst(heard, loudness, SOUNDS)),
+    return _sheets(
+        ("Random clips", "Chosen by the hash of the clip's name.", _random(clips, heard, SOUNDS), shot),
+        ("Quietest clips", "", _worst(heard, -loudness, SOUNDS), shot),
+        ("Loudest clips", "", _worst(heard, loudness, SOUNDS), shot),
     )
+
+
+def _sheets(*sheets: tuple[str, str, list[int], Callable[[int], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Contact sheets from a title, how clips were chosen, the clips and a shot of each; none for no clip."""
     return [
-        Sheet(title=title, chosen=how, shots=[_sound(clips, clip, record(clip)) for clip in of])
-        for title, how, of in chosen
+        {"title": title, "chosen": chosen, "shots": [shot(clip) for clip in of]}
+        for title, chosen, of, shot in sheets
         if of
     ]
 
 
 def _random(clips: Columns, among: Int[np.ndarray, "n"], count: int) -> list[int]:
-    return sorted(among.tolist(), key=lambda clip: page.hashed(str(clips["clip_id"][clip])))[:count]
+    return sorted(among.tolist(), key=lambda clip: hashed(str(clips["clip_id"][clip])))[:count]
 
 
 def _worst(among: Int[np.ndarray, "n"], badness: Float[np.ndarray, "n"], count: int) -> list[int]:
     return among[np.argsort(-badness, kind="stable")[:count]].tolist()
 
 
+def middle(record: Record) -> int:
+    """The first of the `FACES` frames in the middle of a clip."""
+    return max(0, len(record.faces) - FACES) // 2
+
+
 def fewest_found(record: Record) -> int:
-    """The first start of the window with the fewest found faces, in sample times."""
-    found = np.convolve(record.face_found, np.ones(min(FRAME_RATE_HZ, len(record.face_found)), int), mode="valid")
+    """The first start, in frames, of the `FACES` consecutive frames with the fewest found faces."""
+    found = np.convolve(record.face_found, np.ones(min(FACES, len(record.face_found)), int), mode="valid")
     return int(found.argmin())
 
 
 def largest_jerk(record: Record) -> int:
-    """The start of the window around the largest second difference of the crop's centre, in sample times."""
-    there = np.flatnonzero(record.face_found)
-    if len(there) < 3:
+    """The start, in frames, of the `FACES` frames around the largest second difference of the crop's centre."""
+    found = np.flatnonzero(record.face_found)
+    if len(found) < 3:
         return 0
-    centre = (record.box[there, :2] + record.box[there, 2:]) / 2
-    middle = there[1 + np.hypot(*np.diff(centre, n=2, axis=0).T).argmax()]
-    return int(np.clip(middle - FRAME_RATE_HZ // 2, 0, max(0, len(record.faces) - FRAME_RATE_HZ)))
+    centre = (record.box[found, :2] + record.box[found, 2:]) / 2
+    middle = found[1 + np.hypot(*np.diff(centre, n=2, axis=0).T).argmax()]
+    return int(np.clip(middle - FACES // 2, 0, max(0, len(record.faces) - FACES)))
 
 
 def marks(found: Bool[np.ndarray, "T"], start: int) -> list[str]:
-    """What is wrong with each face of the window that starts at sample time `start`, or ""."""
-    window = found[start : start + FRAME_RATE_HZ]
-    return ["" if there else "no face" for there in window] + ["past the end"] * (FRAME_RATE_HZ - len(window))
+    """The fault of each of `FACES` faces from frame `start` on, or ""."""
+    shown = found[start : start + FACES]
+    return ["" if face_found else "no face" for face_found in shown] + ["past the end"] * (FACES - len(shown))
 
 
-def _strip(clips: Columns, clip: int, record: Record, choose: Callable[[Record], int]) -> Shot:
+def _strip(clips: Columns, clip: int, record: Record, choose: Callable[[Record], int]) -> dict[str, Any]:
     start = choose(record)
     start_s = start / FRAME_RATE_HZ
     side_px = np.median(record.box[:, 2] - record.box[:, 0])
-    return Shot(
-        clip_id=record.clip_id,
-        emotion=clips["emotion"][clip],
-        facts=f"found {100 * clips['found_share'][clip]:.0f} %, jitter {100 * clips['jitter'][clip]:.2f} %",
-        where=f"{side_px:.0f} px, from {start_s:.1f} s",
-        picture=pictures.strip_uri(cut(record, start)["strip"]),
-        alt=f"Five face crops of clip {record.clip_id} from {start_s:.1f} s to {start_s + 1:.1f} s",
-        marks=marks(record.face_found, start),
-    )
+    return {
+        "clip_id": record.clip_id,
+        "emotion": record.emotion,
+        "facts": f"found {100 * clips['found_share'][clip]:.0f} %, jitter {100 * clips['jitter'][clip]:.2f} %",
+        "where": f"{side_px:.0f} px, from {start_s:.1f} s",
+        "picture": pictures.strip_uri(cut(record, start, FACES, pad_to=FACES)["faces"]),
+        "alt": f"Five face crops of clip {record.clip_id} from {start_s:.1f} s",
+        "marks": marks(record.face_found, start),
+    }
 
 
-def _sound(clips: Columns, clip: int, record: Record) -> Shot:
-    return Shot(
-        clip_id=record.clip_id,
-        emotion=clips["emotion"][clip],
-        facts=f"{clips['rms_dbfs'][clip]:.1f} dBFS, peak {100 * clips['peak'][clip]:.1f} %".replace("-", "−"),
-        where=f"{len(record.waveform) / SAMPLE_RATE_HZ:.1f} s",
-        picture=pictures.jpeg_uri(pictures.sound(record.waveform[: LONGEST_SOUND_S * SAMPLE_RATE_HZ])),
-        alt=f"Waveform and spectrogram of clip {record.clip_id}",
-    )
+def _sound(clips: Columns, clip: int, record: Record) -> dict[str, Any]:
+    return {
+        "clip_id": record.clip_id,
+        "emotion": record.emotion,
+        "facts": f"{clips['rms_dbfs'][clip]:.1f} dBFS, peak {100 * clips['peak'][clip]:.1f} %".replace("-", "−"),
+        "where": f"{len(record.waveform) / SAMPLE_RATE_HZ:.1f} s",
+        "picture": pictures.jpeg_uri(pictures.sound(record.waveform[: LONGEST_SOUND_S * SAMPLE_RATE_HZ])),
+        "alt": f"Waveform and spectrogram of clip {record.clip_id}",
+        "marks": [],
+    }

@@ -1,179 +1,108 @@
-"""The results of a workdir to one HTML file that can be sent to someone: nothing beside it, no script in it."""
+"""The results of a run as one HTML file that can be sent to someone: it needs no other file and runs no script."""
 
-import dataclasses
 import json
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.evaluate.results import PREDICTIONS, RESULTS
-from fusion_emotion.evaluate.table import percent
+from fusion_emotion.evaluate import answers as answers_
+from fusion_emotion.evaluate.answers import PREDICTIONS, RESULTS, Answers, hashed
+from fusion_emotion.evaluate.statistics import apply_temperature
+from fusion_emotion.input.data import Data
 from fusion_emotion.pages import figures, page, pictures
-from fusion_emotion.pages.page import duration
-from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
-from fusion_emotion.train.writer import read_metrics
-from fusion_emotion.units import FRAME_RATE_HZ
-
-if TYPE_CHECKING:
-    from fusion_emotion.train.loop import Setup
+from fusion_emotion.prepare.records import MANIFEST, read_rows
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
 EXAMPLES_PER_EMOTION = 2
 
-# What is on both sides, and what the numbers therefore do not say; the other protocols hold speakers apart.
-_SAME_SPEAKERS = (
-    "The same speakers are in the training and the test part: these numbers do not say how well the model does "
-    "on people it has never seen."
-)
-OVERLAP = {
-    "random": _SAME_SPEAKERS,
-    "takes": _SAME_SPEAKERS,
-    "random_windows": (
-        "Windows of the same clips are in the training and the test part: these numbers do not say how well the model "
-        "does on clips, or on people, it has never seen."
-    ),
-}
-SYNTHETIC = "The sample corpus is synthetic: a proof of the pipeline, not of emotion recognition."
 
+def write_report(workdir: pathlib.Path, path: pathlib.Path, *, data: Data, log: Sequence[Mapping[str, Any]]) -> None:
+    """Write the report of a workdir that has results to `path`, all or nothing; `log` are the rows of its metrics.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example:
-    """A test clip as the sheet of examples shows it."""
-
-    clip_id: str
-    speaker: str
-    true: str
-    predicted: str
-    probability: float  # of `predicted`, in [0, 1]
-    picture: str  # data URI
-    alt: str
-
-    @property
-    def right(self) -> bool:
-        """Whether the prediction is the true label."""
-        return self.true == self.predicted
-
-
-def write_report(setup: "Setup", workdir: pathlib.Path, path: pathlib.Path) -> None:
-    """Write the report of a workdir that has results to `path`, whole or not at all.
-
-    Raises UserError where the results cannot be read or are of other clips than the test part of `setup`.
+    Raises UserError if the results cannot be read, or are of an older version or of other clips than those of `data`.
     """
-    results = _results(workdir)
-    predictions = _predictions(workdir)
-    if {row["clip_id"] for row in predictions} != {row.clip_id for row in setup.windows["test"].rows}:
-        raise _evaluate_first(workdir, PREDICTIONS, "is of other clips than the test part")
+    try:
+        results = json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise _evaluate_first(workdir / RESULTS, "cannot be read") from error
+    if "segment" not in results.get("test", {}):
+        raise _evaluate_first(workdir / RESULTS, "was made by an older version")
+    answers = answers_.read(workdir / PREDICTIONS)
+    if set(answers.clip_ids) != {row.clip_id for row in data.parts["test"].rows}:
+        raise _evaluate_first(workdir / PREDICTIONS, "is of other clips than the test part")
+    # Where each clip is one segment, both levels have the same numbers.
+    test = results["parts"]["test"]
+    levels = ("clip", "segment") if test["segments"] > test["clips"] else ("clip",)
     page.write(
         path,
         "run.html",
         results=results,
-        corpus_title=page.CORPUS_TITLES.get(results["corpus"], results["corpus"]),
-        notes=notes(results),
-        levels=[("clip", results["test"]["clip"]), ("window", results["test"]["window"])],
+        corpus_title=data.corpus.title,
+        notes=page.notes(data.corpus, data.protocol),
+        levels=levels,
+        by_segment=data.protocol.unit == "segment",
         emotions=_emotions(results),
-        pictures=_pictures(results, read_metrics(workdir)),
-        examples=_examples(setup, results, predictions),
-        incomplete=_incomplete(setup.folder / MANIFEST),
+        pictures=_pictures(results, log, levels),
+        examples=_examples(data, results, answers),
+        incomplete=[row for row in read_rows(data.folder / MANIFEST) if row.reason],
         settings=list(page.leaves(results["config"])),
-        credit=page.CREDITS.get(results["corpus"], ""),
+        credit=data.corpus.credit,
         command=f"python launch.py --mode=evaluate --workdir={shlex.quote(workdir.name)}",
         workdir=workdir.name,
-        training_time="unknown" if results["train_seconds"] is None else duration(results["train_seconds"]),
+        training_time="unknown" if results["train_seconds"] is None else page.duration(results["train_seconds"]),
     )
 
 
-def notes(results: Mapping[str, Any]) -> list[str]:
-    """What must be said beside the numbers: that the corpus is synthetic, what is on both sides of the split."""
-    said = [SYNTHETIC] if results["corpus"] == "sample" else []
-    if not results["protocol"]["speaker_independent"]:
-        said.append(OVERLAP[results["protocol"]["name"]])
-    return said
+def _evaluate_first(path: pathlib.Path, problem: str) -> UserError:
+    return UserError(f"{path} {problem}: evaluate again (--mode=evaluate, the same --workdir)")
 
 
-def choose(predictions: Sequence[Mapping[str, Any]], label: int) -> list[Mapping[str, Any]]:
-    """Up to `EXAMPLES_PER_EMOTION` clips of a label, a right and a wrong one where there are both.
+def choose(answers: Answers, label: int) -> list[int]:
+    """Choose up to `EXAMPLES_PER_EMOTION` clips of a label, a right and a wrong one if there are both.
 
-    The order is that of a hash of the clip's name, so that neither looks nor confidence choose.
+    The hash of the clip's name orders them, so that neither looks nor confidence choose. Returns their indices.
     """
-    clips = sorted((row for row in predictions if row["label"] == label), key=lambda row: page.hashed(row["clip_id"]))
-    right = [row for row in clips if row["predicted"] == label]
-    wrong = [row for row in clips if row["predicted"] != label]
-    mixed = [*right[:1], *wrong[:1], *right[1:], *wrong[1:]]
-    return mixed[:EXAMPLES_PER_EMOTION]
-
-
-def _results(workdir: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads((workdir / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise _evaluate_first(workdir, RESULTS, "cannot be read") from error
-
-
-def _predictions(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    try:
-        lines = (workdir / PREDICTIONS).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, json.JSONDecodeError) as error:
-        raise _evaluate_first(workdir, PREDICTIONS, "cannot be read") from error
-
-
-def _evaluate_first(workdir: pathlib.Path, name: str, what: str) -> UserError:
-    return UserError(f"{workdir / name} {what}: evaluate again (--mode=evaluate, the same --workdir)")
+    clips = sorted(np.flatnonzero(answers.true == label).tolist(), key=lambda clip: hashed(answers.clip_ids[clip]))
+    right = [clip for clip in clips if answers.predicted[clip] == label]
+    wrong = [clip for clip in clips if answers.predicted[clip] != label]
+    return [*right[:1], *wrong[:1], *right[1:], *wrong[1:]][:EXAMPLES_PER_EMOTION]
 
 
 def _emotions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per emotion: its recalls, its counts and what it was most often taken for."""
+    """A row for each emotion: its recalls, its counts, and the emotion it was most often taken for."""
     names, test = results["label_names"], results["test"]
-    clips = np.array(test["clip"]["confusion"])
+    confusion = np.array(test["clip"]["confusion"])
     rows = []
     for label, name in enumerate(names):
-        mistaken = np.where(np.arange(len(names)) == label, 0, clips[label])
+        mistaken = np.where(np.arange(len(names)) == label, 0, confusion[label])
         most = int(mistaken.argmax())
         rows.append(
             {
                 "name": name,
-                "clips": int(clips[label].sum()),
-                "right": int(clips[label, label]),
-                "clip_recall": test["clip"]["recalls"][label],
-                "window_recall": test["window"]["recalls"][label],
+                "clips": int(confusion[label].sum()),
+                "right": int(confusion[label, label]),
+                "recalls": {level: test[level]["recalls"][label] for level in ("clip", "segment")},
                 "taken_for": f"{names[most]} ({mistaken[most]})" if mistaken[most] else "",
             }
         )
     return rows
 
 
-def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Data URIs by name; the curves only where there are rows to draw."""
-    names, test = results["label_names"], results["test"]
-    uris = {
-        f"confusion_{level}": figures.svg_uri(
-            figures.confusion(np.array(test[level]["confusion"]), names, unit=f"{level}s")
-        )
-        for level in ("clip", "window")
+def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]], levels: Sequence[str]) -> dict[str, str]:
+    """Data URIs by name; the curves only if there are rows to draw."""
+    names, test, calibration = results["label_names"], results["test"], results["test"]["calibration"]
+    drawn = {
+        f"confusion_{level}": figures.confusion(np.array(test[level]["confusion"]), names, unit=f"{level}s")
+        for level in levels
     }
-    uris["recalls"] = figures.svg_uri(
-        figures.recalls(
-            test["clip"]["recalls"],
-            [sum(row) for row in test["clip"]["confusion"]],
-            names,
-            chance=test["clip"]["chance_uar"],
-            unit="clips",
-        )
-    )
-    calibration = test["calibration"]
-    uris["reliability"] = figures.svg_uri(
-        figures.reliability(
-            {
-                f"as trained, ECE {percent(calibration['before']['ece'])}": calibration["before"],
-                f"temperature {calibration['temperature']:.2f}, ECE {percent(calibration['after']['ece'])}": (
-                    calibration["after"]
-                ),
-            }
-        )
-    )
+    clips = [sum(row) for row in test["clip"]["confusion"]]
+    chance = test["clip"]["chance_uar"]
+    drawn["recalls"] = figures.recalls(test["clip"]["recalls"], clips, names, chance=chance, unit="clips")
+    drawn["reliability"] = figures.reliability(calibration, temperature=f"{calibration['temperature']:.2f}")
     chosen = next((row["epoch"] for row in log if row["step"] == results["checkpoint"]["step"]), None)
 
     def line(part: str, name: str, scale: float = 1.0) -> tuple[list[float], list[float]]:
@@ -181,72 +110,43 @@ def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> d
         return [row["epoch"] for row in rows], [scale * row[name] for row in rows]
 
     if log:
-        uris["losses"] = figures.svg_uri(
-            figures.curves(
-                {"training": line("train", "loss"), "validation": line("validation", "validation_loss")},
-                ylabel="cross-entropy of a window (nats)",
-                chosen_epoch=chosen,
-            )
-        )
-        uris["uars"] = figures.svg_uri(
-            figures.curves(
-                {
-                    "clips": line("validation", "validation_uar", 100),
-                    "windows": line("validation", "validation_window_uar", 100),
-                },
-                ylabel="validation UAR (%)",
-                chosen_epoch=chosen,
-                top=100,
-            )
-        )
-    return uris
+        losses = {"training": line("train", "loss"), "validation": line("validation", "validation_loss")}
+        ylabel = "cross-entropy of a segment (nats)"
+        drawn["losses"] = figures.curves(losses, ylabel=ylabel, chosen_epoch=chosen)
+        of_level = {"clip": "validation_uar", "segment": "validation_segment_uar"}
+        uars = {f"{level}s": line("validation", of_level[level], 100) for level in levels}
+        drawn["uars"] = figures.curves(uars, ylabel="validation UAR (%)", chosen_epoch=chosen, top=100)
+    return {name: figures.svg_uri(figure) for name, figure in drawn.items()}
 
 
-def _examples(
-    setup: "Setup", results: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
-) -> list[list[Example]]:
-    """For each emotion its examples: the middle window of each chosen clip."""
-    windows, source = setup.windows["test"], setup.source("test")
-    clip_of = {row.clip_id: index for index, row in enumerate(windows.rows)}
-    modalities = results["modalities"]
+def _examples(data: Data, results: Mapping[str, Any], answers: Answers) -> list[list[dict[str, Any]]]:
+    """The examples of each emotion: the middle segment of each chosen clip."""
+    source = data.source("test")
+    names, modalities = results["label_names"], results["modalities"]
+    clip_of = {row.clip_id: clip for clip, row in enumerate(source.segments.rows)}
+    probability = np.exp(apply_temperature(answers.log_prob, 1.0))
 
-    def example(row: Mapping[str, Any]) -> Example:
-        of_clip = np.flatnonzero(windows.clip == clip_of[row["clip_id"]])
-        middle = int(of_clip[len(of_clip) // 2])
-        window = source.window(middle)
-        start_s = float(windows.start[middle]) / FRAME_RATE_HZ
-        seen = "video" in modalities and bool(window["has_video"])
-        heard = "audio" in modalities and bool(window["has_audio"]) and bool(window["waveform"].any())
-        missing = [
-            sentence
-            for sentence, modality, there in (
-                ("no face was found in this second", "video", seen),
-                ("there is no sound in this second", "audio", heard),
-            )
-            if modality in modalities and not there
-        ]
-        shown = ["five face crops"] * seen + ["the spectrogram of the sound"] * heard + missing
-        figure = pictures.example(
-            window["strip"] if seen else None,
-            window["waveform"] if heard else None,
-            start_s=start_s,
-            missing=missing,
-        )
-        log_prob = np.array(row["log_prob"])
-        probability = np.exp(log_prob - log_prob.max())
-        return Example(
-            clip_id=row["clip_id"],
-            speaker=row["speaker"],
-            true=results["label_names"][row["label"]],
-            predicted=results["label_names"][row["predicted"]],
-            probability=float(probability[row["predicted"]] / probability.sum()),
-            picture=pictures.jpeg_uri(figure),
-            alt=f"Clip {row['clip_id']} from {start_s:.1f} s to {start_s + 1:.1f} s: {', '.join(shown)}",
-        )
+    def example(index: int) -> dict[str, Any]:
+        clip_id, predicted = answers.clip_ids[index], int(answers.predicted[index])
+        segment = source.segment(source.segments.middle(clip_of[clip_id]))
+        n_frames = int(segment["n_frames"])
+        start_s, length_s = int(segment["start"]) / FRAME_RATE_HZ, n_frames / FRAME_RATE_HZ
+        faces, waveform = segment["faces"][:n_frames], segment["waveform"][: n_frames * SAMPLES_PER_FRAME]
+        has_faces = "video" in modalities and bool(segment["has_video"])
+        has_sound = "audio" in modalities and bool(segment["has_audio"]) and bool(waveform.any())
+        missing = ["no face was found here"] * ("video" in modalities and not has_faces)
+        missing += ["there is no sound here"] * ("audio" in modalities and not has_sound)
+        parts = ["face crops"] * has_faces + ["the spectrogram of the sound"] * has_sound + missing
+        shown = (faces if has_faces else None, waveform if has_sound else None)
+        figure = pictures.example(*shown, start_s=start_s, length_s=length_s, missing=missing)
+        return {
+            "clip_id": clip_id,
+            "speaker": answers.speakers[index],
+            "true": names[answers.true[index]],
+            "predicted": names[predicted],
+            "probability": float(probability[index, predicted]),
+            "picture": pictures.jpeg_uri(figure),
+            "alt": f"Clip {clip_id} from {start_s:.1f} s to {start_s + length_s:.1f} s: {', '.join(parts)}",
+        }
 
-    return [[example(row) for row in choose(predictions, label)] for label in range(len(results["label_names"]))]
-
-
-def _incomplete(manifest: pathlib.Path) -> list[Row]:
-    """The clips of the corpus that are quarantined or lack something, with the reason."""
-    return [row for row in read_rows(manifest) if row.reason]
+    return [[example(index) for index in choose(answers, label)] for label in range(len(names))]
