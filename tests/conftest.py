@@ -1,6 +1,7 @@
 """Every jaxtyping annotation of the package is checked while the tests run."""
 
 import atexit
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -12,12 +13,15 @@ import pytest
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
+    from fusion_emotion.corpora.clip import Clip
     from fusion_emotion.prepare.settings import Settings
 
 # What one test compiles, no other compiles again, nor do the processes that tests start.
 _compiled = tempfile.mkdtemp(prefix="compiled-")
 atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+# Compilation takes most of the time. CI runs the slow tests and the main job with all optimizations.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # The same examples in every run, and no deadline: the machine of a test run has other things to do.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
@@ -46,9 +50,18 @@ def sample_corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
+def clips_of(root: pathlib.Path) -> "list[Clip]":
+    """The clips of a sample corpus."""
+    from fusion_emotion.corpora import catalogue
+
+    wanted = catalogue.Wanted(audio_alone=False, channel="speech")
+    return list(catalogue.find_clips(catalogue.corpus("sample"), root, wanted).clips)
+
+
 def settings_of(cache: pathlib.Path, **changes: object) -> "Settings":
     """The preparation of `configs/sample.py`, with its cache in a temporary folder."""
     from configs import sample
     from fusion_emotion.prepare.settings import Settings
 
-    return Settings.from_config({**sample.get_config().prepare.to_dict(), "cache": str(cache), **changes})
+    settings = Settings.from_config(sample.get_config().to_dict())
+    return dataclasses.replace(settings, cache=str(cache), **changes)

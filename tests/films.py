@@ -1,16 +1,35 @@
-"""Small films of every shape, written with PyAV and the ffmpeg that imageio-ffmpeg carries."""
+"""Small films and sounds, a stand-in for a detector, and preparation in another process."""
 
 import fractions
 import pathlib
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 import av
+import grain
 import imageio_ffmpeg
 import numpy as np
+import soundfile
 
+from conftest import ROOT
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.prepare.detectors import Faces
+from fusion_emotion.prepare.records import MANIFEST, Row, read_rows, shard_paths
+from fusion_emotion.prepare.settings import Settings
+
+PREPARE = """
+import pathlib, sys
+from fusion_emotion.corpora import catalogue
+from fusion_emotion.prepare import run
+from fusion_emotion.prepare.settings import Settings
+
+if __name__ == "__main__":
+    root, settings, count, group = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    wanted = catalogue.Wanted(audio_alone=False, channel="speech")
+    clips = catalogue.find_clips(catalogue.corpus("sample"), pathlib.Path(root), wanted).clips
+    run.prepare(clips[:count], settings, group=group)
+"""
 
 
 def film(
@@ -60,18 +79,8 @@ def film(
 
 def ffmpeg(source: pathlib.Path, target: pathlib.Path, *arguments: str, before: Sequence[str] = ()) -> pathlib.Path:
     """`target`, made of `source` by the command line tool."""
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-y",
-        "-v",
-        "error",
-        *before,
-        "-i",
-        str(source),
-        *arguments,
-        str(target),
-    ]
-    subprocess.run(command, check=True, timeout=120)
+    tool = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([tool, "-y", "-v", "error", *before, "-i", source, *arguments, target], check=True, timeout=120)
     return target
 
 
@@ -80,11 +89,10 @@ def clip_of(path: pathlib.Path, *, modality: str = "av") -> Clip:
     return Clip(
         path=path,
         corpus="ravdess",
-        clip_id=path.stem,
-        take_id=path.stem,
-        speaker="01",
+        clip_id=f"ravdess/{path.stem}",
+        take_id=f"ravdess/{path.stem}",
+        speaker="ravdess/01",
         sex="male",
-        label=0,
         emotion="neutral",
         intensity="normal",
         statement="01",
@@ -94,13 +102,42 @@ def clip_of(path: pathlib.Path, *, modality: str = "av") -> Clip:
     )
 
 
+def sounds(folder: pathlib.Path, count: int) -> list[Clip]:
+    """Clips of a second of noise each; they are prepared without a detector or a resampler."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    paths = [folder / f"{number}.wav" for number in range(count)]
+    for path in paths:
+        soundfile.write(path, noise, 16_000)
+    return [clip_of(path, modality="a") for path in paths]
+
+
+def start_preparation(
+    root: pathlib.Path, settings: Settings, *, count: int, group: int, environment: dict[str, str] | None = None
+) -> subprocess.Popen:
+    """Prepare the first `count` clips of a sample corpus in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE, str(root), repr(settings), str(count), str(group)],
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(folder: pathlib.Path) -> tuple[list[Row], list[bytes]]:
+    """The rows and the records of a prepared folder."""
+    source = grain.sources.ArrayRecordDataSource(shard_paths(folder))
+    return list(read_rows(folder / MANIFEST)), [source[i] for i in range(len(source))]
+
+
 class OneFace:
     """A detector that finds one face in the middle third of every frame that is not black."""
 
     def __call__(self, frame: np.ndarray) -> Faces:
-        """The face."""
+        """Return the face, or none."""
         height, width = frame.shape[:2]
-        there = frame.mean() > 8
-        box = np.array([[width / 3, height / 3, 2 * width / 3, 2 * height / 3]], np.float32)[: int(there)]
-        eyes = np.array([[[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.4, 0.6], [0.6, 0.6]]], np.float32)[: int(there)]
-        return Faces(box, np.ones(int(there), np.float32), eyes * np.array([width, height], np.float32))
+        count = int(frame.mean() > 8)
+        box = np.array([[width / 3, height / 3, 2 * width / 3, 2 * height / 3]], np.float32)[:count]
+        landmarks = np.array([[[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.4, 0.6], [0.6, 0.6]]], np.float32)[:count]
+        return Faces(box, np.ones(count, np.float32), landmarks * np.array([width, height], np.float32))

@@ -1,9 +1,10 @@
-"""Cross-validation: what is planned, run, gone on with after a kill, and pooled."""
+"""Cross-validation: the plan, its processes, continuing after a kill, and the pooled numbers."""
 
 import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,496 +17,386 @@ import pytest
 from sklearn import metrics as reference
 
 import tiny
-from configs import ravdess
 from conftest import ROOT
-from fusion_emotion import commands, corpora
-from fusion_emotion.corpora.ravdess import LABEL_NAMES
+from fusion_emotion import commands, locks
+from fusion_emotion import config as config_
 from fusion_emotion.errors import Stopped, UserError
-from fusion_emotion.evaluate import answers as predictions
-from fusion_emotion.evaluate import statistics
-from fusion_emotion.evaluate.answers import Predictions
+from fusion_emotion.evaluate import answers, metrics
+from fusion_emotion.evaluate.answers import PREDICTIONS, Answers
+from fusion_emotion.evaluate.table import NETWORK
 from fusion_emotion.experiments import crossval, summary
-from fusion_emotion.experiments.summary import NETWORK, Part, measure
-from fusion_emotion.pages import crossval as crossval_report
-from fusion_emotion.prepare.records import Record, Row, read_rows
-from fusion_emotion.prepare.settings import Settings
+from fusion_emotion.experiments.crossval import Run
+from fusion_emotion.prepare.records import MANIFEST, read_rows
+from run_tiny import settings
 
-# Stands for launch.py, so that a run takes a second: it answers the test part of its config without training. Of a
-# file in the folder above the workdir it takes what else to do.
+# Replaces launch.py: copies what a run would leave, so that it takes no time, once WAIT_FOR runs have started.
 CHILD = """
-import json, os, pathlib, sys, time
-import numpy as np
-from fusion_emotion.evaluate import metrics
-from fusion_emotion.evaluate import answers as predictions
-from fusion_emotion.input.segments import split_windows, usable_rows
+import os, pathlib, shutil, sys, time
 
 workdir = pathlib.Path(sys.argv[2].removeprefix("--workdir="))
-config = json.loads((workdir / "config.json").read_text())
-todo = json.loads(pathlib.Path(__file__).with_name("todo.json").read_text())
-print("started with", os.environ.get("NPROC"), "at", time.time(), flush=True)
-name = workdir.name
-if name in todo["fail"]:
+here = pathlib.Path(__file__).parent
+print("started", os.getpid(), os.environ.get("NPROC"), flush=True)
+(here / f"started-{workdir.name}").touch()
+if workdir.name == os.environ.get("FAIL"):
     sys.exit("error: the fold is cursed")
-time.sleep(todo["sleep_s"])
-rows, _ = usable_rows(pathlib.Path(todo["folder"]), "audio")
-test = split_windows(rows, config["split"])["test"]
-rng = np.random.default_rng([config["seed"], config["split"]["fold"]])
-logits = rng.normal(size=(len(test.rows), 8))
-logits[np.arange(len(logits)), test.labels] += 1
-log_prob = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-predictions.write(workdir / "predictions.jsonl", test, log_prob)
-counts = metrics.confusion_matrix(test.labels, log_prob.argmax(axis=1), 8)
-results = {
-    "config": config,
-    "test": {
-        "clip": {"uar": metrics.uar(counts), "war": metrics.war(counts), "count": len(test.rows)},
-        "calibration": {"temperature": 1.5},
-    },
-    **{"parameters": 1, "versions": {}, "commit": "c", "devices": [], "machine": "m"},
-    **{"date": str(time.time()), "train_seconds": time.time() % 1},
-}
-(workdir / "results.json").write_text(json.dumps(results))
-(workdir / "report.html").write_text("")
+deadline = time.monotonic() + 20
+while len(list(here.glob("started-*"))) < int(os.environ.get("WAIT_FOR", 0)):
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+shutil.copytree(here / "left" / workdir.parent.name / workdir.name, workdir, dirs_exist_ok=True)
 """
 
 
-def prepared_corpus(folder: pathlib.Path, *, speakers: int, epochs: float = 2, takes: int = 1) -> dict:
-    """The config of a tiny corpus that is prepared already, in `folder`."""
-    made = tiny.write(folder / "made", speakers=speakers, takes=takes)
-    (folder / "data").mkdir()
-    for row in read_rows(made / "manifest.jsonl"):
-        (folder / "data" / f"{row.clip_id}.mp4").touch()
-    config = ravdess.get_config()
-    config.data.root = str(folder / "data")
-    config.prepare.cache = str(folder / "cache")
-    config.prepare.face_size = tiny.FACE_SIZE
-    config.model.modalities = "audio"
-    config.split.n_folds = 2
-    config.train.update({"batch_size": 16, "epochs": epochs, "validate_every_epochs": 1, "log_every_steps": 3})
-    clips, _ = corpora.find_clips("ravdess", folder / "data", audio_alone=True, channel="speech")
-    settings = Settings.from_config(config.prepare.to_dict())
-    cache = settings.cache_folder("ravdess", ((clip.clip_id + clip.path.suffix, 0) for clip in clips))
-    cache.parent.mkdir()
-    made.rename(cache)
-    return config.to_dict()
+def write_results(run: Run, folder: pathlib.Path) -> None:
+    """Write what a run leaves in its workdir; more answers are right under a leaky protocol."""
+    rows, rng = run.test_rows, np.random.default_rng([run.fold, run.seed])
+    logits = rng.normal(size=(len(rows), 8))
+    logits[np.arange(len(rows)), [row.label for row in rows]] += 1.0 if run.protocol.speaker_independent else 2.0
+    given = Answers.of(rows, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+    clip = {"uar": metrics.uar(given.confusion), "war": metrics.war(given.confusion), "count": len(rows)}
+    results = {"config": run.config, "test": {"clip": clip, "calibration": {"temperature": 1.5}}, "parameters": 1}
+    results |= {"versions": {"jax": "1"}, "commit": "c+", "devices": ["cpu"], "machine": "m"}
+    results |= {"date": f"2030-01-0{1 + run.fold}", "train_seconds": 2.0}
+    folder.mkdir(parents=True, exist_ok=True)
+    answers.write(folder / PREDICTIONS, given)
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / commands.REPORT).write_text("")
 
 
 class Quick:
-    """A corpus, its config, and children that do not train."""
+    """A cross-validation of prepared records, whose runs do not train."""
 
-    def __init__(self, folder: pathlib.Path, *, speakers: int = 4):
-        self.config = prepared_corpus(folder, speakers=speakers)
+    def __init__(self, folder: pathlib.Path, records: pathlib.Path, *, n_folds: int = 2):
+        self.config = settings(model__modalities="audio", split__n_folds=n_folds)
         self.workdir = folder / "run"
+        self.records = records
         self._folder = folder
         (folder / "child.py").write_text(CHILD)
-        self.children()
 
-    def children(self, *, fail: Sequence[str] = (), sleep_s: float = 0.0) -> None:
-        todo = {"fail": list(fail), "sleep_s": sleep_s, "folder": str(commands.prepared(self.config))}
-        (self._folder / "todo.json").write_text(json.dumps(todo))
+    def plan(self, **section: object) -> list[Run]:
+        self.config["crossval"] |= section
+        return crossval.plan(self.config, self.workdir, self.records)
 
-    def run(self, **section: object) -> dict:
-        config = {**self.config, "crossval": {**self.config["crossval"], "baselines": False} | section}
-        commands.crossval(config, self.workdir)
-        return json.loads((self.workdir / summary.RESULTS).read_text())
+    def finished(self, **section: object) -> tuple[dict, list[Run]]:
+        """The numbers and the runs of a cross-validation whose runs are done."""
+        runs = self.plan(**section)
+        for run in runs:
+            write_results(run, run.workdir)
+        return summary.summarise(self.config, runs, []), runs
 
-    def starts(self, name: str) -> list[str]:
-        """What each start of a run wrote to its log."""
-        lines = (self.workdir / name / crossval.LOG).read_text().splitlines()
-        return [line for line in lines if line.startswith("started")]
+    def run(self, baselines: Sequence[str] = (), **section: object) -> dict:
+        runs = self.plan(**section)
+        for run in runs:
+            config_.save(run.config, run.workdir)
+            write_results(run, self._folder / "left" / run.workdir.relative_to(self.workdir))
+        command, jobs = [sys.executable, str(self._folder / "child.py")], self.config["crossval"]["jobs"]
+        crossval.execute(runs, command=command, jobs=jobs, is_done=commands.is_done)
+        crossval.run_baselines(runs, baselines, self.records)
+        return summary.summarise(self.config, runs, baselines)
+
+    def starts(self, name: str) -> list[list[str]]:
+        """Process and number of threads of each start of a run."""
+        log = self.workdir / name / crossval.LOG
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [line.split()[1:] for line in lines if line.startswith("started")]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tiny.write(tmp_path_factory.mktemp("prepared") / "tiny", speakers=4)
 
 
 @pytest.fixture
-def quick(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Quick:
-    monkeypatch.setattr(crossval, "_LAUNCH", tmp_path / "child.py")
-    monkeypatch.setattr(crossval, "_LOOK_EVERY_S", 0.05)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return Quick(tmp_path)
+def quick(tmp_path: pathlib.Path, records: pathlib.Path) -> Quick:
+    return Quick(tmp_path, records)
 
 
-def test_folds_times_seeds_and_for_random_a_split_a_seed(quick: Quick) -> None:
-    section = {"protocols": ("kfold", "random", "takes"), "seeds": (3, 5)}
-    runs = crossval.plan({**quick.config, "crossval": section}, quick.workdir, commands.prepared(quick.config))
-    told = [(run.protocol, run.fold, run.seed, run.split_seed) for run in runs]
-    assert told == [
+def test_the_plan_has_every_fold_and_seed(quick: Quick) -> None:
+    runs = quick.plan(protocols=("kfold", "random", "takes"), seeds=(3, 5))
+    assert [(run.protocol.name, run.fold, run.seed, run.split_seed) for run in runs] == [
         *(("kfold", fold, seed, 0) for seed in (3, 5) for fold in (0, 1)),
+        # Without folds, each seed has its own split.
         ("random", 0, 3, 3),
         ("random", 0, 5, 5),
         *(("takes", fold, seed, 0) for seed in (3, 5) for fold in (0, 1)),
     ]
     for run in runs:
-        assert run.workdir == quick.workdir / run.protocol / f"fold-{run.fold}-seed-{run.seed}"
-        split = {**quick.config["split"], "protocol": run.protocol, "fold": run.fold, "seed": run.split_seed}
-        assert run.config["split"] == split
+        assert run.workdir == quick.workdir / run.protocol.name / f"fold-{run.fold}-seed-{run.seed}"
+        changed = {"protocol": run.protocol.name, "fold": run.fold, "seed": run.split_seed}
+        assert run.config["split"] == quick.config["split"] | changed
         assert run.config["seed"] == run.seed
-    clips = [sorted(row.clip_id for run in runs if run.protocol == "kfold" for row in run.test_rows)]
-    assert clips == [sorted(2 * [row.clip_id for row in read_rows(commands.prepared(quick.config) / "manifest.jsonl")])]
+    tested = sorted(row.clip_id for run in runs if run.protocol.name == "kfold" for row in run.test_rows)
+    assert tested == sorted(2 * [row.clip_id for row in read_rows(quick.records / MANIFEST)])
 
 
-def test_what_is_done_is_not_done_again(quick: Quick, capsys: pytest.CaptureFixture[str]) -> None:
-    first = quick.run(protocols=("kfold", "random"), baselines=True)
+def test_finished_runs_are_not_repeated(quick: Quick, capsys: pytest.CaptureFixture[str]) -> None:
+    first = quick.run(["majority"], protocols=("kfold", "random"))
     assert "kfold, fold 1, seed 0: UAR" in capsys.readouterr().out
-    baseline = quick.workdir / "kfold" / "baselines" / "mfcc-fold-1-split-0.jsonl"
-    before = baseline.stat().st_mtime_ns
-    assert quick.run(protocols=("kfold", "random"), baselines=True) == first
+    baseline = quick.workdir / "kfold" / "baselines" / "majority-fold-1-split-0.jsonl"
+    written_at = baseline.stat().st_mtime_ns
+    assert quick.run(["majority"]) == first
     assert "3 of 3 runs are done" in capsys.readouterr().out
-    assert baseline.stat().st_mtime_ns == before
-    assert [len(quick.starts(f"{name}-seed-0")) for name in ("kfold/fold-0", "kfold/fold-1", "random/fold-0")] == [
-        1
-    ] * 3
-    # A seed more is only that.
-    second = quick.run(protocols=("kfold",), seeds=(0, 1))
-    assert len(quick.starts("kfold/fold-0-seed-0")) == len(quick.starts("kfold/fold-0-seed-1")) == 1
-    assert second["protocols"]["kfold"]["seeds"] == [0, 1]
-    systems = first["protocols"]["kfold"]["systems"]
-    assert systems["majority"]["uar"]["pooled"] == 1 / 8
-    assert systems["mfcc"]["uar"]["pooled"] > 0.9
-    assert {each["system"] for each in first["inflation"]} == set(systems)
+    assert baseline.stat().st_mtime_ns == written_at
+    # A seed more, and a run whose last file is missing.
+    (quick.workdir / "kfold" / "fold-1-seed-0" / commands.REPORT).unlink()
+    assert quick.run(protocols=("kfold",), seeds=(0, 1))["protocols"]["kfold"]["seeds"] == [0, 1]
+    names = ("kfold/fold-0-seed-0", "kfold/fold-1-seed-0", "kfold/fold-0-seed-1", "random/fold-0-seed-0")
+    assert [len(quick.starts(name)) for name in names] == [1, 2, 1, 1]
+    assert first["protocols"]["kfold"]["systems"]["majority"]["uar"]["pooled"] == 1 / 8
+    assert {difference["system"] for difference in first["inflation"]} == {NETWORK, "majority"}
 
 
-def test_a_run_that_is_half_done_is_run_again(quick: Quick) -> None:
-    quick.run()
-    (quick.workdir / "kfold" / "fold-1-seed-0" / "report.html").unlink()
-    quick.run()
-    assert [len(quick.starts(f"kfold/fold-{fold}-seed-0")) for fold in (0, 1)] == [1, 2]
-
-
-def test_a_failing_run_stops_no_other_and_is_named(quick: Quick) -> None:
-    quick.children(fail=["fold-0-seed-0"])
-    with pytest.raises(UserError, match=r"kfold, fold 0, seed 0 of 4 runs failed \(the fold is cursed\)") as error:
+def test_a_failing_run_stops_no_other_and_is_named(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL", "fold-0-seed-0")
+    with pytest.raises(UserError, match=r"kfold, fold 0, seed 0 of 4 runs failed .*cursed") as error:
         quick.run(seeds=(0, 1))
     assert "\n" not in str(error.value)
-    assert str(quick.workdir / "kfold" / "fold-0-seed-0" / "log.txt") in str(error.value)
-    assert not (quick.workdir / summary.RESULTS).exists()
-    quick.children()
-    results = quick.run(seeds=(0, 1))
-    assert len(results["protocols"]["kfold"]["systems"][NETWORK]["runs"]) == 4
+    assert str(quick.workdir / "kfold" / "fold-0-seed-0" / crossval.LOG) in str(error.value)
+    monkeypatch.delenv("FAIL")
+    assert len(quick.run()["protocols"]["kfold"]["systems"][NETWORK]["runs"]) == 4
     starts = [len(quick.starts(f"kfold/fold-{fold}-seed-{seed}")) for fold in (0, 1) for seed in (0, 1)]
     assert starts == [2, 1, 1, 1]
 
 
-@pytest.mark.slow
 def test_jobs_run_at_once_and_share_the_cores(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    quick.children(sleep_s=2)
+    monkeypatch.setenv("WAIT_FOR", "2")
     quick.run(jobs=2)
-    [first], [second] = (quick.starts(f"kfold/fold-{fold}-seed-0") for fold in (0, 1))
-    assert first.startswith("started with 4 ")
-    assert abs(float(first.split()[-1]) - float(second.split()[-1])) < 2
-    quick.run(seeds=(1,))
-    assert quick.starts("kfold/fold-0-seed-1")[0].startswith("started with None ")
+    assert [quick.starts(f"kfold/fold-{fold}-seed-0")[0][1] for fold in (0, 1)] == ["4", "4"]
+    quick.run(jobs=1, seeds=(1,))
+    assert quick.starts("kfold/fold-0-seed-1")[0][1] == "None"
 
 
-def test_stopping_stops_the_children_and_says_how_to_go_on(quick: Quick) -> None:
-    quick.children(sleep_s=60)
-    log = quick.workdir / "kfold" / "fold-0-seed-0" / "log.txt"
+def test_stopping_stops_the_children(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAIT_FOR", "99")
+    name = "kfold/fold-0-seed-0"
 
     def stop() -> None:
-        while not log.exists() or "started" not in log.read_text():
+        while not quick.starts(name):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    handler = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=stop, daemon=True).start()
-    began = time.monotonic()
-    with pytest.raises(
-        Stopped, match=r"SIGTERM: .* this goes on: python launch.py --mode=crossval --workdir="
-    ) as error:
+    with pytest.raises(Stopped, match="SIGTERM") as error, crossval.stoppable(quick.workdir):
         quick.run()
     assert str(quick.workdir) in str(error.value)
     assert error.value.exit_code == 143
-    assert time.monotonic() - began < 30
-    # No child holds the workdir any more, and what a signal does is as before.
-    with crossval.held(quick.workdir):
-        pass
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(quick.starts(name)[0][0]), 0)
 
 
 def test_a_workdir_in_use_is_refused(quick: Quick) -> None:
-    with crossval.held(quick.workdir), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+    match = f"in use by process {os.getpid()}"
+    with locks.held_workdir(quick.workdir), pytest.raises(UserError, match=match), locks.held_workdir(quick.workdir):
+        pass
+    # A run that a killed cross-validation left behind.
+    second = quick.plan()[1].workdir
+    with locks.held_workdir(second), pytest.raises(UserError, match=f"fold-1-seed-0 is {match}"):
         quick.run()
+    assert not (quick.workdir / "kfold" / "fold-0-seed-0" / crossval.LOG).exists()
 
 
-@pytest.mark.parametrize(
-    ("section", "words"),
-    [
-        ({"protocols": ("kfold", "lucky")}, ["crossval.protocols='lucky'", "takes"]),
-        ({"protocols": ()}, ["crossval.protocols=()", "one or more"]),
-        ({"protocols": ("kfold", "kfold")}, ["crossval.protocols=", "each once"]),
-        ({"seeds": ()}, ["crossval.seeds=()", "one or more"]),
-        ({"seeds": (1, 1)}, ["crossval.seeds=(1, 1)", "each once"]),
-        ({"seeds": (-1,)}, ["crossval.seeds", "-1", "2**32"]),
-        ({"seeds": ("a",)}, ["crossval.seeds", "'a'", "integers"]),
-        ({"jobs": 0}, ["crossval.jobs=0", "1 or more"]),
-    ],
-)
-def test_a_wrong_section_is_refused_before_anything_is_done(tmp_path, section, words) -> None:
-    config = ravdess.get_config().to_dict()
-    config["crossval"] |= section
-    with pytest.raises(UserError) as error:
-        commands.crossval(config, tmp_path / "run")
-    message = str(error.value)
-    assert "\n" not in message
-    assert all(word in message for word in words), message
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_protocol_that_tests_nobody_is_refused(quick: Quick) -> None:
+def test_a_protocol_without_a_test_part_is_refused(quick: Quick) -> None:
     # Actors 1 to 4 are not those of Chumachenko et al.
-    with pytest.raises(UserError, match="chumachenko tests none of these speakers"):
-        quick.run(protocols=("kfold", "chumachenko"))
+    with pytest.raises(UserError, match="chumachenko"):
+        quick.plan(protocols=("kfold", "chumachenko"))
     assert not quick.workdir.exists()
 
 
-def test_workdirs_of_another_kind_or_config_are_refused(quick: Quick) -> None:
-    quick.run()
-    other = {**quick.config, "train": {**quick.config["train"], "batch_size": 32}}
-    with pytest.raises(UserError, match="belongs to another config"):
-        commands.crossval(other, quick.workdir)
-    # Which split and seed the config names is not used, and so may differ.
-    commands.crossval({**quick.config, "seed": 7, "crossval": quick.config["crossval"]}, quick.workdir)
-    (quick.workdir / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="holds a single run"):
-        quick.run()
+def test_workdirs_of_another_kind_or_config_are_refused(tmp_path: pathlib.Path) -> None:
+    config_.save(settings(), tmp_path)
+    with pytest.raises(UserError, match="another config"):
+        commands.crossval(settings(train__batch_size=32), tmp_path)
+    # It sets the split and the seed itself.
+    with pytest.raises(UserError, match=r"data\.root"):
+        commands.crossval(settings(split__fold=1, data__root=str(tmp_path / "none")) | {"seed": 7}, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="single run"):
+        commands.crossval(settings(), tmp_path)
 
 
 def test_predictions_of_other_clips_are_refused(quick: Quick) -> None:
-    quick.run()
-    path = quick.workdir / "kfold" / "fold-0-seed-0" / "predictions.jsonl"
+    _, runs = quick.finished()
+    path = runs[0].workdir / PREDICTIONS
     path.write_text("\n".join(path.read_text().splitlines()[1:]))
-    with pytest.raises(UserError, match="is of other clips than the test part of kfold, fold 0, seed 0"):
-        quick.run()
+    with pytest.raises(UserError, match="other clips than the test part of kfold, fold 0, seed 0"):
+        summary.summarise(quick.config, runs, [])
 
 
-def rows_of(n_speakers: int, *, takes: int = 2) -> dict[str, Row]:
-    """The rows of every emotion of each speaker."""
-    rows = {}
-    for speaker in range(1, n_speakers + 1):
-        for label in range(8):
-            for take in range(takes):
-                record = Record(
-                    clip_id=f"{speaker}-{label}-{take}", take_id="", speaker=f"{speaker:02d}", corpus="", label=label,
-                    faces=np.zeros((0, 1, 1, 3), np.uint8), face_found=np.zeros(0, bool),
-                    box=np.zeros((0, 4), np.float32), waveform=np.zeros(0, np.int16),
-                )  # fmt: skip
-                rows[record.clip_id] = tiny.row_of(record, index=len(rows))
-    return rows
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[Run]]:
+    """The numbers and the runs of a speaker-independent protocol and of one that is not."""
+    folder = tmp_path_factory.mktemp("leaky")
+    quick = Quick(folder, tiny.write(folder / "tiny", speakers=7, takes=2), n_folds=3)
+    return quick.finished(protocols=("kfold", "random"), seeds=(0, 1))
 
 
-def part_of(rows: Sequence[Row], *, fold: int, seed: int, strength: float, temperature: float | None = 1.5) -> Part:
-    """Answers that are right the more often the larger `strength` is, other ones for each fold and seed."""
-    rng = np.random.default_rng([fold, seed])
-    labels = np.array([row.label for row in rows])
-    logits = rng.normal(size=(len(rows), 8))
-    logits[np.arange(len(rows)), labels] += strength
-    log_prob = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    said = Predictions(
-        clip_ids=[row.clip_id for row in rows],
-        speakers=[row.speaker for row in rows],
-        labels=labels,
-        predicted=log_prob.argmax(axis=1),
-        log_prob=log_prob,
-    )
-    return Part(fold=fold, seed=seed, predictions=said, temperature=temperature)
-
-
-def parts_of(rows: dict[str, Row], *, n_folds: int = 3, seeds: Sequence[int] = (0, 1), strength: float) -> list[Part]:
-    return [
-        part_of(
-            [row for row in rows.values() if int(row.speaker) % n_folds == fold],
-            fold=fold, seed=seed, strength=strength,
-        )
-        for seed in seeds
-        for fold in range(n_folds)
-    ]  # fmt: skip
-
-
-def test_pooled_and_mean_numbers_are_scikit_learns() -> None:
-    rows = rows_of(7)
-    parts = parts_of(rows, strength=1.0)
-    found = measure(parts, LABEL_NAMES, rows)
-    score = {
+def test_pooled_and_mean_numbers_equal_scikit_learns(leaky: tuple[dict, list[Run]]) -> None:
+    results, runs = leaky
+    numbers = results["protocols"]["kfold"]["systems"][NETWORK]
+    by_run = [answers.read(run.workdir / PREDICTIONS) for run in runs if run.protocol.with_folds]
+    seeds = [answers.join(by_run[:3]), answers.join(by_run[3:])]
+    everything = answers.join(seeds)
+    scores = {
         "uar": reference.balanced_accuracy_score,
         "war": reference.accuracy_score,
         "macro_f1": lambda true, predicted: reference.f1_score(true, predicted, average="macro"),
     }
-    for name, of in score.items():
-        of_run = np.array([of(p.predictions.labels, p.predictions.predicted) for p in parts]).reshape(2, 3)
-        pooled = [
-            of(*(np.concatenate([getattr(p.predictions, what) for p in parts if p.seed == seed]) for what in both))
-            for seed, both in ((seed, ("labels", "predicted")) for seed in (0, 1))
-        ]
-        assert found[name]["pooled"] == pytest.approx(np.mean(pooled))
-        assert found[name]["mean"] == pytest.approx(of_run.mean())
-        assert found[name]["std_folds"] == pytest.approx(of_run.mean(axis=0).std(ddof=1))
-        assert found[name]["std_seeds"] == pytest.approx(of_run.mean(axis=1).std(ddof=1))
-        low, high = found[name]["interval"]
-        assert low < found[name]["pooled"] < high
-    every = predictions.joined([part.predictions for part in parts])
-    expected = reference.recall_score(every.labels, every.predicted, average=None)
-    np.testing.assert_allclose(found["recalls"], expected)
-    np.testing.assert_array_equal(found["confusion"], reference.confusion_matrix(every.labels, every.predicted))
-    assert found["chance_uar"] == 1 / 8
-    assert sum(group["n"] for group in found["by"]["speaker"].values()) == 2 * len(rows)
-    assert found["calibration"]["before"]["ece"] != found["calibration"]["after"]["ece"]
+    for name, score in scores.items():
+        values = np.array([score(run.true, run.predicted) for run in by_run]).reshape(2, 3)
+        pooled = np.mean([score(seed.true, seed.predicted) for seed in seeds])
+        assert numbers[name]["pooled"] == pytest.approx(pooled)
+        assert numbers[name]["mean"] == pytest.approx(values.mean())
+        assert numbers[name]["std_folds"] == pytest.approx(values.mean(axis=0).std(ddof=1))
+        assert numbers[name]["std_seeds"] == pytest.approx(values.mean(axis=1).std(ddof=1))
+        low, high = numbers[name]["interval"]
+        assert low < pooled < high
+        assert [run[name] for run in numbers["runs"]] == pytest.approx(values.ravel())
+    true, predicted = everything.true, everything.predicted
+    np.testing.assert_allclose(numbers["recalls"], reference.recall_score(true, predicted, average=None))
+    np.testing.assert_array_equal(numbers["confusion"], reference.confusion_matrix(true, predicted))
+    assert numbers["chance_uar"] == 1 / 8
+    assert sum(group["n"] for group in numbers["by"]["speaker"].values()) == len(true) == 2 * 112
+    assert numbers["calibration"]["before"]["ece"] != numbers["calibration"]["after"]["ece"]
+    assert results["protocols"]["random"]["systems"][NETWORK]["uar"]["std_folds"] is None
 
 
-def test_seeds_are_resampled_together() -> None:
-    rows = rows_of(6)
-    one = summary.by_seed(parts_of(rows, seeds=(0,), strength=1.0))
-    answers = summary.answers_of(one)
-    alone = statistics.pooled_interval(answers, statistic="uar", n_resamples=500, seed=0)
-    # The same answers by a second seed change nothing; independent speakers for each seed would.
-    twice = statistics.pooled_interval(2 * answers, statistic="uar", n_resamples=500, seed=0)
-    assert twice == alone
+def test_the_inflation_is_the_difference_of_the_protocols(leaky: tuple[dict, list[Run]]) -> None:
+    results, _ = leaky
+    [difference] = results["inflation"]
+    kfold, random = (results["protocols"][name]["systems"][NETWORK]["uar"]["pooled"] for name in ("kfold", "random"))
+    assert (difference["protocol"], difference["over"]) == ("random", "kfold")
+    assert difference["uar"] == pytest.approx(random - kfold)
+    assert difference["interval"][0] < difference["uar"] < difference["interval"][1]
+    text = summary.text(results)
+    assert text.count("  random (speakers on both sides): network") == 2
+    assert f"{100 * difference['uar']:+.1f} points" in text
+    assert all(protocol["meaning"] in text for protocol in results["protocols"].values())
+    assert results["times"] == {"train_seconds": {"kfold": 12.0, "random": 4.0}, "date": "2030-01-03"}
 
 
 @pytest.mark.parametrize(("n_speakers", "words"), [(1, "one speaker"), (3, "3 speakers")])
-def test_few_speakers_have_no_interval_and_it_is_said(n_speakers: int, words: str) -> None:
-    rows = rows_of(n_speakers)
-    results = results_of({"takes": parts_of(rows, n_folds=1, strength=1.0)}, rows)
+def test_few_speakers_have_no_interval(tmp_path: pathlib.Path, n_speakers: int, words: str) -> None:
+    quick = Quick(tmp_path, tiny.write(tmp_path / "tiny", speakers=n_speakers, takes=4))
+    results, _ = quick.finished(protocols=("takes",))
     assert results["protocols"]["takes"]["systems"][NETWORK]["uar"]["interval"] is None
     [note] = summary.notes(results)
-    assert f"takes tests {words}: too few for an interval" in note
+    assert words in note
     assert note in summary.text(results)
 
 
-def results_of(parts: dict[str, list[Part]], rows: dict[str, Row]) -> dict:
-    """What `summarise` returns, of made-up answers."""
-    seeds_of = {name: {NETWORK: summary.by_seed(each)} for name, each in parts.items()}
-    with_folds = summary.protocols.WITH_FOLDS
-    return {
-        "corpus": "ravdess",
-        "modalities": "audio",
-        "label_names": list(LABEL_NAMES),
-        "protocols": {
-            name: {
-                "meaning": summary.protocols.MEANING[name],
-                "on_both_sides": summary.protocols.ON_BOTH_SIDES.get(name),
-                "folds": sorted({part.fold for part in each}) if name in with_folds else None,
-                "seeds": sorted({part.seed for part in each}),
-                "clips": len(rows),
-                "speakers": sorted({row.speaker for row in rows.values()}),
-                "systems": {NETWORK: measure(each, LABEL_NAMES, rows)},
-            }
-            for name, each in parts.items()
-        },
-        "inflation": summary.inflation(seeds_of),
-        "parameters": 1,
-        "versions": {"jax": "1"},
-        "commit": "c+",
-        "devices": ["cpu"],
-        "machine": "m",
-        "times": {"train_seconds": {"kfold": 2500.0, "random": 2500.0}, "date": "2030-01-02T03:04:05+00:00"},
-        "config": ravdess.get_config().to_dict(),
-    }
+def record(workdir: pathlib.Path, table: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "results" / "record.py"), str(workdir), str(table), "python launch.py --x"]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def leaky() -> dict:
-    rows = rows_of(7)
-    return results_of({"kfold": parts_of(rows, strength=1.0), "random": parts_of(rows, n_folds=1, strength=2.0)}, rows)
-
-
-def test_the_inflation_is_the_difference_and_each_row_says_what_leaks(leaky: dict) -> None:
-    [found] = leaky["inflation"]
-    honest, leaking = (leaky["protocols"][name]["systems"][NETWORK]["uar"]["pooled"] for name in ("kfold", "random"))
-    assert (found["protocol"], found["over"]) == ("random", "kfold")
-    assert found["uar"] == pytest.approx(leaking - honest)
-    assert found["interval"][0] < found["uar"] < found["interval"][1]
-    text = summary.text(leaky)
-    assert sum(line.startswith("  random (speakers on both sides): network") for line in text.splitlines()) == 2
-    assert f"random (speakers on both sides) shows {100 * found['uar']:+.1f} points" in text
-    for name in ("kfold", "random"):
-        assert summary.protocols.MEANING[name] in text
-
-
-def test_the_page_says_what_the_table_says(leaky: dict, tmp_path: pathlib.Path) -> None:
-    summary.write(leaky, tmp_path)
-    crossval_report.write_report(json.loads((tmp_path / summary.RESULTS).read_text()), tmp_path)
-    page = " ".join((tmp_path / crossval_report.REPORT).read_text().split())
-    for protocol in leaky["protocols"].values():
-        for statistic in ("uar", "war", "macro_f1"):
-            assert f">{100 * protocol['systems'][NETWORK][statistic]['pooled']:.1f}<" in page
-    assert "speakers on both sides" in page
-    assert crossval_report.HUMAN_CAVEAT.split(":")[0].replace("&", "&amp;") in page
-    assert page.count('<img src="data:image/svg+xml;base64,') == 1 + 5 + 4
-    assert 'src="http' not in page
-    assert "<script" not in page
-
-
-def test_rows_of_a_results_file_and_its_table(leaky: dict, tmp_path: pathlib.Path) -> None:
-    summary.write(leaky, tmp_path)
+def test_a_cross_validation_is_recorded_and_makes_a_table(
+    leaky: tuple[dict, list[Run]], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, _ = leaky
+    summary.write(results, tmp_path)
     table = tmp_path / "rows.csv"
-    record = [sys.executable, str(ROOT / "results" / "record.py"), str(tmp_path), str(table), "python launch.py --x"]
-    # The second takes the place of the first.
+    # The second time replaces the rows of the first.
     for _ in range(2):
-        subprocess.run(record, check=True)
+        assert record(tmp_path, table).returncode == 0
     with table.open() as lines:
         kfold, random = csv.DictReader(lines)
-    found = leaky["protocols"]["kfold"]["systems"][NETWORK]
-    assert float(kfold["uar_pooled"]) == pytest.approx(found["uar"]["pooled"], abs=1e-4)
-    assert float(kfold["uar_low"]) == pytest.approx(found["uar"]["interval"][0], abs=1e-4)
+    uar = results["protocols"]["kfold"]["systems"][NETWORK]["uar"]
+    assert float(kfold["uar_pooled"]) == pytest.approx(uar["pooled"], abs=1e-4)
+    assert float(kfold["uar_low"]) == pytest.approx(uar["interval"][0], abs=1e-4)
     assert (kfold["folds"], kfold["seeds"], kfold["runs"], kfold["on_both_sides"]) == ("3", "0 1", "6", "")
     assert (random["folds"], random["inflation_over"]) == ("", "kfold")
-    sys.path.insert(0, str(ROOT / "results"))
+    monkeypatch.syspath_prepend(ROOT / "results")
     import make_table
 
     made = make_table.markdown([kfold, random])
     assert "| ravdess, audio | random (speakers on both sides) | no folds; 0, 1 |" in made
-    assert (
-        f"Inflation: random (speakers on both sides) shows {100 * round(leaky['inflation'][0]['uar'], 4):+.1f} points"
-        in made
-    )
+    assert f"{100 * round(results['inflation'][0]['uar'], 4):+.1f} points" in made
     assert made.count("python launch.py --x") == 1
-    single = tmp_path / "single.csv"
-    single.write_text("corpus,command\n")
-    record[3] = str(single)
-    refused = subprocess.run(record, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "other columns" in refused.stderr
 
 
-def real_crossval(config: dict, workdir: pathlib.Path, **popen: object) -> subprocess.Popen:
-    """`launch.py --mode=crossval` as a person would give it, its config from the workdir."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config))
-    arguments = [sys.executable, str(ROOT / "launch.py"), "--mode=crossval", f"--workdir={workdir}"]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen)
+def test_a_run_is_recorded_below_older_rows(tmp_path: pathlib.Path) -> None:
+    clip = {"count": 8, "uar": 0.5, "war": 0.5, "macro_f1": 0.5, "chance_uar": 0.125}
+    results = {"corpus": "sample", "modalities": "audio", "protocol": {"name": "kfold", "fold": 0, "split_seed": 0}}
+    results |= {"test": {"clip": clip, "segment": {"uar": 0.25}}, "parts": {"test": {"speakers": ["01"]}}}
+    results |= {
+        "checkpoint": {"step": 1, "of_steps": 2},
+        "seed": 0,
+        "train_seconds": 1.0,
+        "parameters": 1,
+        "config": {},
+    }
+    results |= {"commit": "c", "date": "d", "versions": {}, "machine": "m", "devices": []}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    table = tmp_path / "sample.csv"
+    shutil.copy(ROOT / "results" / "sample.csv", table)
+    assert record(tmp_path, table).returncode == 0
+    with table.open() as lines, (ROOT / "results" / "sample.csv").open() as before:
+        *older, new = csv.DictReader(lines)
+        assert [list(row.values()) for row in older] == [list(row.values()) for row in csv.DictReader(before)]
+    assert new["segment_uar"] == "0.25"
+    table.write_text("corpus,command\n")
+    assert "other columns" in record(tmp_path, table).stderr
+
+
+def launched(config: dict, workdir: pathlib.Path) -> subprocess.Popen[str]:
+    """`launch.py --mode=crossval`, with the config of the workdir."""
+    config_.save(config, workdir)
+    command = [sys.executable, str(ROOT / "launch.py"), "--mode=crossval", f"--workdir={workdir}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def numbers_of(process: subprocess.Popen[str], workdir: pathlib.Path) -> dict:
+    """The numbers of a cross-validation at its end, without times."""
+    out, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, out
+    results = json.loads((workdir / summary.RESULTS).read_text())
+    del results["times"]
+    return results
 
 
 @pytest.mark.slow
-def test_killed_half_way_and_run_again_it_ends_as_an_uninterrupted_one(tmp_path: pathlib.Path) -> None:
-    config = prepared_corpus(tmp_path, speakers=4, epochs=6)
-    config["crossval"] |= {"protocols": ["kfold"], "baselines": False}
+def test_a_killed_cross_validation_continues_to_the_same_numbers(
+    tmp_path: pathlib.Path, sample_corpus: pathlib.Path
+) -> None:
+    config = settings(
+        data__root=str(sample_corpus),
+        prepare__detector="centerface",
+        run__cache=str(tmp_path / "cache"),
+        model__modalities="audio",
+        split__n_folds=2,
+        crossval__protocols=["takes"],
+        crossval__baselines=False,
+    )
+    whole, workdir = tmp_path / "whole", tmp_path / "killed"
+    uninterrupted = numbers_of(launched(config, whole), whole)
 
-    whole = real_crossval(config, tmp_path / "whole")
-    out, _ = whole.communicate(timeout=400)
-    assert whole.returncode == 0, out
-    table = out[out.index("ravdess, audio, clip level") : out.index("results: ")]
-
-    workdir = tmp_path / "killed"
-    killed = real_crossval(config, workdir, start_new_session=True)
-    second = workdir / "kfold" / "fold-1-seed-0"
-    deadline = time.monotonic() + 300
-    # In the middle of the second run's training, a checkpoint whole.
+    killed = launched(config, workdir)
+    first_results = workdir / "takes" / "fold-0-seed-0" / "results.json"
+    second = workdir / "takes" / "fold-1-seed-0"
+    # In the middle of the second run's training, with a complete checkpoint.
     while not any(path.name.isdigit() for path in second.glob("checkpoints/*")):
-        assert time.monotonic() < deadline
         assert killed.poll() is None
         time.sleep(0.02)
-    # Its children end with it.
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    assert (workdir / "kfold" / "fold-0-seed-0" / "report.html").exists()
-    assert not (second / "report.html").exists()
-    assert not (workdir / summary.RESULTS).exists()
+    killed.kill()
+    killed.communicate()
+    # The run itself survives.
+    run = int((second / ".lock").read_text())
+    os.kill(run, signal.SIGSTOP)
+    try:
+        refused = launched(config, workdir)
+        out, _ = refused.communicate(timeout=60)
+        assert refused.returncode == 1
+        assert f"in use by process {run}" in out
+    finally:
+        os.kill(run, signal.SIGKILL)
+    assert not (second / commands.REPORT).exists()
 
-    again = real_crossval(config, workdir)
-    out, _ = again.communicate(timeout=400)
-    assert again.returncode == 0, out
-    assert "1 of 2 runs are done" in out
-    assert "going on from step" in (second / "log.txt").read_text()
-    assert out[out.index("ravdess, audio, clip level") : out.index("results: ")] == table
-    one, other = (json.loads((tmp_path / name / "crossval.json").read_text()) for name in ("whole", "killed"))
-    assert one.pop("times").keys() == other.pop("times").keys()
-    assert one == other
-    assert (workdir / crossval_report.REPORT).stat().st_size > 10_000
+    # The first run was finished, and the second one continues from its checkpoint.
+    before = first_results.read_bytes()
+    assert numbers_of(launched(config, workdir), workdir) == uninterrupted
+    assert first_results.read_bytes() == before
+    assert "from step" in (second / crossval.LOG).read_text()
+    assert (workdir / commands.CROSSVAL).stat().st_size > 10_000

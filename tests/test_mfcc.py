@@ -1,4 +1,4 @@
-"""The MFCC is librosa's, in every setting, for every length, in every batch."""
+"""The MFCC is librosa's, in every setting, for every length, in every batch; SpecAugment hides one run."""
 
 import functools
 from typing import Any
@@ -9,17 +9,10 @@ import librosa
 import numpy as np
 import pytest
 
-from fusion_emotion.models.frontend import mfcc
+from fusion_emotion.models.frontend import cepstrum, frame_mask, log_mel, mfcc, spec_augment
 
-DEFAULT: dict[str, Any] = {
-    "sr": 16_000,
-    "n_mfcc": 40,
-    "n_fft": 1024,
-    "hop_length": 256,
-    "n_mels": 80,
-    "fmin": 80.0,
-    "fmax": 8000.0,
-}
+DEFAULT: dict[str, Any] = {"sr": 16_000, "n_mfcc": 40, "n_fft": 1024, "hop_length": 256}
+DEFAULT |= {"n_mels": 80, "fmin": 80.0, "fmax": 8000.0}
 SETTINGS = {
     "default": {},
     "hop that does not divide": {"hop_length": 300},
@@ -32,8 +25,6 @@ SETTINGS = {
     "another rate": {"sr": 22_050, "fmax": 11_025.0, "n_fft": 2048, "hop_length": 512, "n_mels": 128},
     "a narrow range": {"top_db": 20.0},
 }
-# Around the half frame of padding, the hop, and one second.
-LENGTHS = (1, 255, 256, 257, 16_000, 16_001)
 
 
 def sound(n_samples: int, *, seed: int = 0) -> np.ndarray:
@@ -63,60 +54,93 @@ def assert_close(coefficients: jax.Array, theirs: np.ndarray) -> None:
     np.testing.assert_allclose(coefficients, theirs, rtol=0, atol=1e-3 * max(np.ptp(theirs), 1.0))
 
 
-def test_the_reference_is_librosas_own_mfcc() -> None:
-    np.testing.assert_array_equal(reference(sound(16_000)), librosa.feature.mfcc(y=sound(16_000), **DEFAULT).T)
-
-
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_equals_librosa_in_every_setting(settings: dict) -> None:
-    waveform = sound(5_000)
-    assert_close(ours(waveform, **settings), reference(waveform, **settings))
+    assert_close(ours(sound(5_000), **settings), reference(sound(5_000), **settings))
+
+
+# Around the half frame of padding, the hop, and one second; and at the edges of the range of loudness
+WAVEFORMS = {f"{n} samples": sound(n) for n in (1, 255, 256, 16_001)} | {
+    "silence": np.zeros(16_000, np.float32),
+    "below the floor": np.full(16_000, 1e-7, np.float32),
+    "a constant": np.ones(16_000, np.float32),
+    "silence, then sound": np.concatenate([np.zeros(12_000, np.float32), sound(4_000)]),
+}
 
 
 @pytest.mark.filterwarnings("ignore:n_fft=.* is too large")
-@pytest.mark.parametrize("n_samples", LENGTHS)
-def test_equals_librosa_at_every_length(n_samples: int) -> None:
-    coefficients = ours(sound(n_samples))
-    assert coefficients.shape == (1 + n_samples // 256, 40)
-    assert_close(coefficients, reference(sound(n_samples)))
+@pytest.mark.parametrize("waveform", WAVEFORMS.values(), ids=WAVEFORMS)
+def test_equals_librosa_at_every_length_and_loudness(waveform: np.ndarray) -> None:
+    coefficients = ours(waveform)
+    assert_close(coefficients, reference(waveform))
+    [mask] = frame_mask(jnp.array([len(waveform)]), 256, n_frames=99)
+    assert mask.sum() == len(coefficients) == 1 + len(waveform) // 256
 
 
-@pytest.mark.parametrize(
-    "waveform",
-    [np.zeros(16_000), np.full(16_000, 1e-7), np.ones(16_000), np.concatenate([np.zeros(12_000), sound(4_000)])],
-    ids=["silence", "below the floor", "a constant", "silence, then sound"],
-)
-def test_equals_librosa_at_the_edges_of_the_range(waveform: np.ndarray) -> None:
-    waveform = waveform.astype(np.float32)
-    assert_close(ours(waveform), reference(waveform))
-
-
-@pytest.mark.parametrize("gain", [1.0, 1e-2, 1e-4])
-def test_the_clip_in_db_is_of_each_example_alone(gain: float) -> None:
-    """A loud example in the batch does not raise the floor of a quiet one."""
-    quiet = np.concatenate([gain * sound(8_000), np.zeros(8_000, np.float32)]).astype(np.float32)
-    together = ours(np.stack([quiet, sound(16_000)]), top_db=30.0)
-    assert_close(together[0], reference(quiet, top_db=30.0))
-
-
-def test_leading_axes_and_vmap_give_each_row_alone() -> None:
+def test_each_example_of_a_batch_is_as_alone() -> None:
+    """Among others the range in dB: a loud example does not raise the floor of a quiet one."""
     batch = np.stack([sound(4_000, seed=seed) * 10.0**-seed for seed in range(6)]).reshape(2, 3, 4_000)
-    together = ours(batch)
-    mapped = jax.jit(jax.vmap(jax.vmap(mfcc)))(batch)
-    assert together.shape == mapped.shape == (2, 3, 16, 40)
+    batch[:, :, 3_000:] = 0
+    together = ours(batch, top_db=30.0)
     for i, j in np.ndindex(2, 3):
-        alone = ours(batch[i, j])
-        np.testing.assert_allclose(together[i, j], alone, atol=1e-3)
-        np.testing.assert_allclose(mapped[i, j], alone, atol=1e-3)
-
-
-def test_jit_changes_nothing() -> None:
-    waveform = sound(16_000)
-    np.testing.assert_allclose(ours(waveform), mfcc(jnp.asarray(waveform)), atol=1e-3)
+        assert_close(together[i, j], reference(batch[i, j], top_db=30.0))
 
 
 @pytest.mark.parametrize("waveform", [np.zeros(4_000, np.float32), sound(4_000)], ids=["silence", "sound"])
 def test_the_gradient_is_finite(waveform: np.ndarray) -> None:
-    gradient = jax.jit(jax.grad(lambda x: jnp.square(mfcc(x)).sum()))(waveform)
+    gradient = jax.jit(jax.grad(lambda x: (mfcc(x) ** 2).sum()))(waveform)
     assert np.isfinite(gradient).all()
     assert np.any(gradient) == np.any(waveform)
+
+
+def test_the_range_is_of_the_frames_within_the_mask() -> None:
+    waveform = np.concatenate([sound(4_000), 100 * sound(4_000)])[None]
+    mask = frame_mask(jnp.array([3_000]), 256, n_frames=32)
+    quiet = jax.jit(functools.partial(log_mel, top_db=30.0))(waveform, mask=mask)[mask]
+    alone = jax.jit(log_mel)(waveform)[mask]  # with a floor far below
+    np.testing.assert_allclose(quiet, np.maximum(alone, alone.max() - 30), atol=1e-3)
+
+
+def test_the_mfcc_is_its_two_halves() -> None:
+    waveform = sound(16_000)
+    np.testing.assert_allclose(ours(waveform), cepstrum(jax.jit(log_mel)(waveform), n_mfcc=40), atol=1e-3)
+
+
+# SpecAugment
+
+N, TIME, BANDS = 256, 63, 80
+hide = jax.jit(spec_augment, static_argnames=("most_frames", "most_bands"))
+
+
+def hidden(lengths: np.ndarray, *, most_frames: int = 0, most_bands: int = 0) -> np.ndarray:
+    """True where a spectrogram without an equal pair of values was replaced, by the mean of its true frames."""
+    db = np.random.default_rng(0).normal(-40, 10, (N, TIME, BANDS)).astype(np.float32)
+    mask = np.arange(TIME) < lengths[:, None]
+    keys = jax.random.split(jax.random.key(0), N)
+    out = np.asarray(hide(db, keys, mask, most_frames=most_frames, most_bands=most_bands))
+    changed = out != db
+    means = np.array([db[i, : lengths[i]].mean() for i in range(N)])
+    np.testing.assert_allclose(out[changed], means[np.nonzero(changed)[0]], rtol=1e-4)
+    return changed
+
+
+@pytest.mark.parametrize(("name", "axis", "most"), [("most_frames", 1, 12), ("most_bands", 2, 15)])
+def test_spec_augment_hides_one_run_of_whole_frames_or_bands(name: str, axis: int, most: int) -> None:
+    cells = hidden(np.full(N, TIME), **{name: most})
+    lines = cells.all(3 - axis)
+    np.testing.assert_array_equal(lines, cells.any(3 - axis))
+    widths = lines.sum(1)
+    assert set(widths) == set(range(most + 1))
+    assert (np.abs(np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(int))).sum(1) == 2 * (widths > 0)).all()
+    assert lines[:, [0, -1]].any(0).all()
+
+
+def test_spec_augment_never_draws_padding() -> None:
+    lengths = np.random.default_rng(1).integers(1, TIME + 1, N)
+    frames = hidden(lengths, most_frames=12).any(2)
+    assert not (frames & (np.arange(TIME) >= lengths[:, None])).any()
+    assert frames[np.arange(N), lengths - 1].any()
+    assert frames[lengths < 12].all(1).sum() == 0
+    both = hidden(np.full(N, TIME), most_frames=12, most_bands=15)
+    frames, bands = both.all(2).sum(1), both.all(1).sum(1)
+    np.testing.assert_array_equal(both.sum((1, 2)), frames * BANDS + bands * TIME - frames * bands)

@@ -1,11 +1,15 @@
 """A worker that dies or hangs costs one task."""
 
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from conftest import ROOT
 from fusion_emotion.prepare import pool
 
 
@@ -22,7 +26,7 @@ def make_work(argument):
         if kind == "hang":
             time.sleep(60)
         if kind == "raise":
-            raise ValueError("a bug")
+            raise value
         return value * 2
 
     return work
@@ -36,13 +40,13 @@ def test_every_task_comes_back_once_with_its_result():
 
 def test_lost_workers_cost_their_task_only():
     tasks = [("double", 1), ("die", 2), ("double", 3), ("leave", 4), ("hang", 5), ("double", 6)]
-    done = {task: (result, lost) for task, result, lost in pool.run(tasks, make_work, None, workers=2, timeout_s=3)}
+    done = {task: (result, lost) for task, result, lost in pool.run(tasks, make_work, None, workers=2, timeout_s=2)}
     assert done == {
         ("double", 1): (2, ""),
         ("die", 2): (None, "died of signal 11"),
         ("double", 3): (6, ""),
         ("leave", 4): (None, "ended with exit code 3"),
-        ("hang", 5): (None, "took longer than 3 s"),
+        ("hang", 5): (None, "took longer than 2 s"),
         ("double", 6): (12, ""),
     }
 
@@ -52,6 +56,34 @@ def test_a_failing_start_is_raised():
         list(pool.run([("double", 1)], make_work, "fails", workers=1, timeout_s=30))
 
 
-def test_a_bug_in_the_work_is_raised():
-    with pytest.raises(ValueError, match="a bug"):
-        list(pool.run([("raise", 1)], make_work, None, workers=1, timeout_s=30))
+@pytest.mark.parametrize("error", [ValueError("a bug"), EOFError("a bug")])
+def test_an_error_of_the_work_is_raised(error):
+    with pytest.raises(type(error), match="a bug"):
+        list(pool.run([("raise", error)], make_work, None, workers=1, timeout_s=30))
+
+
+def make_slow_work(argument):
+    def work(task):
+        time.sleep(0.1)
+        return os.getpid()
+
+    return work
+
+
+def test_workers_end_soon_after_their_parent_is_killed():
+    code = (
+        "import test_pool; from fusion_emotion.prepare import pool\n"
+        "for _, worker, _ in pool.run(range(1000), test_pool.make_slow_work, None, workers=2, timeout_s=30):\n"
+        "    print(worker, flush=True)"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
+    )
+    workers = {parent.stdout.readline().strip() for _ in range(10)}
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while any(pathlib.Path("/proc", worker).exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

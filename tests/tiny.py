@@ -1,10 +1,12 @@
 """A prepared corpus of a few kilobytes whose classes are plain to see and to hear."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, Row, encode, write_rows
 
 FACE_SIZE = 32
@@ -15,43 +17,48 @@ def write(
 ) -> pathlib.Path:
     """Eight emotions of each speaker; the brightness of a face and the pitch of a voice tell them apart, with noise."""
     rng = np.random.default_rng(seed)
-    (folder / SHARDS).mkdir(parents=True)
-    writer = ArrayRecordWriter(str(folder / SHARDS / "00000.arrayrecord"), "group_size:1")
-    rows = []
-    for speaker in range(1, speakers + 1):
-        for label in range(8):
-            for take in range(1, takes + 1):
-                take_id = f"01-{label + 1:02d}-01-01-{take:02d}-{speaker:02d}"
-                faces = rng.integers(0, 40, (n_frames, FACE_SIZE, FACE_SIZE, 3)) + 25 * label
-                time_s = np.arange(n_frames * 3200) / 16_000
-                sound = np.sin(2 * np.pi * 200 * 1.4**label * time_s) + 0.1 * rng.standard_normal(len(time_s))
-                record = Record(
-                    clip_id=f"01-{take_id}",
-                    take_id=take_id,
-                    speaker=f"{speaker:02d}",
-                    corpus="ravdess",
-                    label=label,
-                    faces=faces.astype(np.uint8),
-                    face_found=np.ones(n_frames, bool),
-                    box=np.zeros((n_frames, 4), np.float32),
-                    waveform=(8000 * sound).astype(np.int16),
-                )
-                writer.write(encode(record))
-                rows.append(row_of(record, index=len(rows)))
-    writer.close()
-    write_rows(folder / MANIFEST, rows)
+    records = []
+    for speaker, label, take in np.ndindex(speakers, 8, takes):
+        take_id = f"01-{label + 1:02d}-01-01-{take + 1:02d}-{speaker + 1:02d}"
+        faces = rng.integers(0, 40, (n_frames, FACE_SIZE, FACE_SIZE, 3)) + 25 * label
+        time_s = np.arange(n_frames * 3200) / 16_000
+        sound = np.sin(2 * np.pi * 200 * 1.4**label * time_s) + 0.1 * rng.standard_normal(len(time_s))
+        record = Record(
+            clip_id=f"ravdess/01-{take_id}",
+            take_id=f"ravdess/{take_id}",
+            speaker=f"ravdess/{speaker + 1:02d}",
+            corpus="ravdess",
+            emotion=LABEL_NAMES[label],
+            faces=faces.astype(np.uint8),
+            face_found=np.ones(n_frames, bool),
+            box=np.zeros((n_frames, 4), np.float32),
+            waveform=(8000 * sound).astype(np.int16),
+        )
+        records.append(record)
+    write_rows(folder / MANIFEST, write_records(folder, records))
     return folder
+
+
+def write_records(folder: pathlib.Path, records: Sequence[Record], *, per_shard: int = 10**6) -> list[Row]:
+    """Write the shards of records, and return their rows."""
+    (folder / SHARDS).mkdir(parents=True)
+    for number, first in enumerate(range(0, len(records), per_shard)):
+        writer = ArrayRecordWriter(str(folder / SHARDS / f"{number:05d}.arrayrecord"), "group_size:1")
+        for record in records[first : first + per_shard]:
+            writer.write(encode(record))
+        writer.close()
+    return [row_of(record, index=index) for index, record in enumerate(records)]
 
 
 def row_of(record: Record, *, index: int) -> Row:
     """The manifest's row of a record."""
     return Row(
+        corpus=record.corpus,
         clip_id=record.clip_id,
         take_id=record.take_id,
         speaker=record.speaker,
-        sex="male" if int(record.speaker) % 2 else "female",
-        label=record.label,
-        emotion="",
+        sex="male" if int(record.speaker[-2:]) % 2 else "female",
+        emotion=record.emotion,
         intensity="normal",
         statement="01",
         repetition="01",
@@ -67,4 +74,5 @@ def row_of(record: Record, *, index: int) -> Row:
         rms_dbfs=-20.0,
         detector="insightface",
         record=index,
+        label=LABEL_NAMES.index(record.emotion),
     )
