@@ -1,4 +1,4 @@
-"""The MFCC of this project against librosa's, on the same second-long windows, alternating.
+"""The MFCC of this project against librosa's, on the same segments of one second, alternating.
 
 PYTHONPATH=. python benchmarks/mfcc.py
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from fusion_emotion.models.frontend import mfcc
 
-WINDOWS = 64
+SEGMENTS = 64
 ROUNDS = 20
 PARAMETERS: dict[str, Any] = {
     "sr": 16_000,
@@ -28,8 +28,8 @@ PARAMETERS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Print the windows per second of both and their ratio."""
-    sound = np.random.default_rng(0).standard_normal((WINDOWS, 16_000)).astype(np.float32)
+    """Print the segments per second of both and their ratio."""
+    sound = np.random.default_rng(0).standard_normal((SEGMENTS, 16_000)).astype(np.float32)
     on_device = jnp.asarray(sound)
     ours = jax.jit(lambda waveform: mfcc(waveform, **PARAMETERS))
     began = time.perf_counter()
@@ -45,9 +45,9 @@ def main() -> None:
         for second in sound:
             librosa.feature.mfcc(y=second, **PARAMETERS)
         seconds["librosa"].append(time.perf_counter() - began)
-    rates = {name: WINDOWS / statistics.median(spent) for name, spent in seconds.items()}
+    rates = {name: SEGMENTS / statistics.median(spent) for name, spent in seconds.items()}
     for name, rate in rates.items():
-        print(f"{name:<15} {rate:8.0f} windows/s")
+        print(f"{name:<15} {rate:8.0f} segments/s")
     print(f"ratio           {rates['fusion_emotion'] / rates['librosa']:8.1f}")
     print(f"compilation     {compile_s:8.1f} s, once; {jax.devices()[0].device_kind}")
 

@@ -1,6 +1,6 @@
 """Preparation of a folder of clips, against decoding alone and against the recipe of the peers, in one run.
 
-    PYTHONPATH=. python benchmarks/prepare.py FOLDER [--config.prepare.FIELD=VALUE ...]
+    PYTHONPATH=. python benchmarks/prepare.py FOLDER [--config.prepare.FIELD=VALUE ...] [--config.run.FIELD=VALUE ...]
         [--peer_clips=2] [--memory_clips=2000]
 
 Decoding alone is decord reading the same frames and the same sound in as many workers. The two alternate, and each is
@@ -24,7 +24,7 @@ import peer_recipe
 from absl import app, flags
 from ml_collections import config_flags
 
-from fusion_emotion import corpora
+from fusion_emotion.corpora import catalogue
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import faces, hardware, media, pool
@@ -59,6 +59,7 @@ def prepare_all(argument: tuple[list[Clip], Settings]) -> Callable[[int], int]:
     clips, settings = argument
     cv2.setNumThreads(1)
     detector = create_detector(settings)
+    media.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
 
     def work(task: int) -> int:
         _, record = prepare_clip(clips[task % len(clips)], settings, detector)
@@ -84,6 +85,7 @@ def stages(clips: list[Clip], settings: Settings) -> dict[str, float]:
     """Seconds of each stage over all clips, in this process and on one thread."""
     cv2.setNumThreads(1)
     detector = create_detector(settings)
+    media.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
     spent: dict[str, float] = defaultdict(float)
     for clip in clips:
         marks = [("", time.perf_counter())]
@@ -147,8 +149,9 @@ def main(argv: list[str]) -> None:
     """Print the tables for the folder that `argv` names."""
     if len(argv) != 2:
         raise UserError("name one folder of clips: PYTHONPATH=. python benchmarks/prepare.py FOLDER")
-    clips, _ = corpora.find_clips("ravdess", pathlib.Path(argv[1]), audio_alone=False, channel="both")
-    settings = hardware.resolve(Settings.from_config(_CONFIG.value.prepare.to_dict()))
+    wanted = catalogue.Wanted(audio_alone=False, channel="both")
+    clips = list(catalogue.find_clips(catalogue.corpus("ravdess"), pathlib.Path(argv[1]), wanted).clips)
+    settings = hardware.resolve(Settings.from_config(_CONFIG.value.to_dict()))
     settings = Settings(**{**settings.__dict__, "workers": settings.workers or 2})
     argument, n = (clips, settings), _REPEATS * len(clips)
 

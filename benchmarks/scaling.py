@@ -2,7 +2,7 @@
 
 PYTHONPATH=. python benchmarks/scaling.py
 
-The devices share the cores, so that what grows with their number is what dividing costs, and nothing gets faster.
+The devices share the cores: nothing gets faster, and the growth with their number is the cost of dividing.
 """
 
 import multiprocessing
@@ -41,7 +41,7 @@ def main() -> None:
     """Print the table."""
     context = multiprocessing.get_context("spawn")
     print(f"configs/ravdess.py, global batch {BATCH}, {multiprocessing.cpu_count()} cores for all devices together")
-    print("  devices  windows each  ms a step  reduced by each device a step")
+    print("  devices  segments each  ms a step  reduced by each device a step")
     for n in (1, 2, 4, 8):
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={n}"
         with ProcessPoolExecutor(1, mp_context=context) as process:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
+from fusion_emotion.models.cpu_kernels import convolution_kernel
 from fusion_emotion.models.frontend import cepstrum, mel_filters
-from fusion_emotion.models.layers import convolution_kernel
 
 
 class Audio(nn.Module):
@@ -81,7 +81,7 @@ class Fusion(nn.Module):
         self.head = nn.Linear(2 * model["features"], 8)
 
     def forward(self, strip: Tensor, waveform: Tensor) -> Tensor:
-        """The logits of each window."""
+        """The logits of each segment."""
         return self.head(self.dropout(torch.cat([self.audio(waveform), self.video(strip)], dim=1)))
 
 

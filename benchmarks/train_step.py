@@ -1,4 +1,4 @@
-"""The time of a training step beside PyTorch's: MFCC, forward, backward and update, on random windows.
+"""The time of a training step beside PyTorch's: MFCC, forward, backward and update, on segments of noise.
 
 pip install -r benchmarks/requirements.txt
 PYTHONPATH=. python benchmarks/train_step.py
@@ -36,47 +36,30 @@ def config_of(network: str) -> dict[str, Any]:
     return NETWORKS[network].get_config().to_dict()
 
 
-def random_windows(size: int, *, face_size: int) -> dict[str, np.ndarray]:
-    """Windows of noise, as `input.batches` makes them."""
-    rng = np.random.default_rng(0)
-    return {
-        "strip": rng.integers(0, 256, (size, face_size, 5 * face_size, 3), np.uint8),
-        "waveform": rng.integers(-3000, 3000, (size, 16_000), np.int16),
-        "label": rng.integers(0, 8, size, np.int32),
-        "has_video": np.ones(size, bool),
-        "has_audio": np.ones(size, bool),
-        "mask": np.ones(size, bool),
-        "clip": np.zeros(size, np.int32),
-    }
-
-
 def ours(config: Mapping[str, Any], size: int) -> tuple[Step, Any, float]:
     """A step of this project's trainer, the parameters it starts from, and the seconds its compilation took."""
     import jax
 
     from fusion_emotion.input.augment import Augmentation
-    from fusion_emotion.models.frontend import mel_shape
-    from fusion_emotion.models.fusion import create_model
-    from fusion_emotion.models.layers import AXIS
+    from fusion_emotion.models.batch import batch_spec, noise
+    from fusion_emotion.models.create import create_model
     from fusion_emotion.train.optimizer import create_optimizer, create_schedule
-    from fusion_emotion.train.step import Recipe, create_state, train_step
+    from fusion_emotion.train.step import StepOptions, create_state, train_step
 
-    model = create_model(config["model"], n_classes=8, axis_name=AXIS)
+    model = create_model(config, n_classes=8, axis_name=devices.AXIS)
     tx = create_optimizer(config["train"], create_schedule(config["train"], n_steps=1000, steps_per_epoch=60))
-    recipe = Recipe(
-        seed=0, row_steps=10, mel_shape=mel_shape(16_000, **config["model"]["mfcc"]), augmentation=Augmentation()
-    )
-    windows = random_windows(size, face_size=config["prepare"]["face_size"])
-    state = create_state(model, tx, windows, seed=0)
+    options = StepOptions(seed=0, row_steps=10, augmentation=Augmentation())
+    spec = batch_spec(config, batch_size=size)
+    state = create_state(model, tx, spec, seed=0)
     params = jax.tree.map(np.asarray, state.params)
-    batch = devices.shard({**windows, "stop": np.zeros(size, bool)})
-    held = [devices.replicate(state)]
-    step = devices.parallel(functools.partial(train_step, model=model, tx=tx, recipe=recipe), donate_state=True)
-    compiled, compile_s = devices.compiled(step, held[0], batch, None)
+    batch = devices.shard({**noise(spec, n_classes=8), "stop": np.zeros(size, bool)})
+    states = [devices.replicate(state)]
+    step = functools.partial(train_step, model=model, tx=tx, options=options, pad_to=5)
+    compiled, compile_s = devices.compile_for(devices.pmapped(step, donate_state=True), states[0], batch, None)
 
     def run() -> None:
-        held[0], report = compiled(held[0], batch, None)
-        jax.block_until_ready((held[0], report))
+        states[0], report = compiled(states[0], batch, None)
+        jax.block_until_ready((states[0], report))
 
     return run, params, compile_s
 
@@ -87,16 +70,19 @@ def pytorchs(config: Mapping[str, Any], size: int, params: Any = None) -> Step:
     from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
     from torch_model import Fusion, with_parameters
 
+    from fusion_emotion.models.batch import batch_spec, noise
+    from fusion_emotion.models.strip import strip_of
+
     torch.set_num_threads(multiprocessing.cpu_count())
     model = Fusion(config).to(memory_format=torch.channels_last)
-    windows = random_windows(size, face_size=config["prepare"]["face_size"])
-    strip, waveform = torch.from_numpy(windows["strip"]), torch.from_numpy(windows["waveform"])
-    label = torch.from_numpy(windows["label"].astype(np.int64))
+    batch = noise(batch_spec(config, batch_size=size), n_classes=8)
+    strip, waveform = torch.from_numpy(strip_of(batch["faces"])), torch.from_numpy(batch["waveform"])
+    label = torch.from_numpy(batch["label"].astype(np.int64))
     if params is not None:
-        from fusion_emotion.models.fusion import create_model
+        from fusion_emotion.models.create import create_model
 
-        expected = create_model(config["model"], n_classes=8).apply(
-            {"params": params, "batch_stats": _untrained(params)}, windows, train=False
+        expected = create_model(config, n_classes=8).apply(
+            {"params": params, "batch_stats": _untrained(params)}, batch, train=False
         )
         with torch.no_grad():
             found = with_parameters(model, params).eval()(strip, waveform).numpy()
@@ -191,28 +177,29 @@ def trainer_against_steps() -> str:
     """The trainer on the prepared sample corpus: its time for a step, and a step's own."""
     from configs import sample
     from fusion_emotion import commands
-    from fusion_emotion.train import loop
+    from fusion_emotion.train.plan import Plan
     from fusion_emotion.train.writer import read_metrics
 
     config = sample.get_config().to_dict()
-    config["train"] |= {"epochs": 20, "log_every_steps": 5}
-    setup = loop.Setup.create(config, commands.prepared(config))
+    config["train"]["epochs"], config["run"]["log_every_steps"] = 20, 5
     size = config["train"]["batch_size"]
     alone = functools.partial(timed, ours(config, size)[0])
     before_ms = in_turn({"step": alone})["step"]
     with tempfile.TemporaryDirectory() as workdir:
-        loop.train(setup, pathlib.Path(workdir))
-        rows = [row for row in read_metrics(pathlib.Path(workdir)) if row["part"] == "train"][1:]
+        job = commands.open_job(config, pathlib.Path(workdir))
+        commands.train_job(job)
+        rows = [row for row in read_metrics(job.workdir) if row["part"] == "train"][1:]
     alone_ms = (before_ms + in_turn({"step": alone})["step"]) / 2
-    within_ms = statistics.median(1e3 * size / row["windows_per_s"] for row in rows)
+    within_ms = statistics.median(1e3 * size / row["segments_per_s"] for row in rows)
     whole_s = rows[-1]["seconds"] - rows[0]["seconds"]
     other_s = whole_s - 1e-3 * within_ms * (rows[-1]["step"] - rows[0]["step"])
     waited = statistics.mean(row["input_wait_share"] for row in rows)
-    n_validations = (rows[-1]["step"] - rows[0]["step"]) // setup.validate_every_steps
+    every = Plan(config, len(job.data.parts["train"])).validate_every_steps
+    n_validations = (rows[-1]["step"] - rows[0]["step"]) // every
     return (
         f"sample corpus, batch {size}: {within_ms:.0f} ms a step in the trainer, {alone_ms:.0f} ms alone "
         f"({within_ms / alone_ms - 1:+.1%});\nwaiting for input {waited:.2%} of the time; validation and checkpoint, "
-        f"every {setup.validate_every_steps} steps: {other_s / max(1, n_validations):.1f} s"
+        f"every {every} steps: {other_s / max(1, n_validations):.1f} s"
     )
 
 
@@ -256,14 +243,14 @@ def main() -> None:
             at_64[network] = {name: size / milliseconds * 1e3 for name, milliseconds in found.items()}
         print(
             f"  {network:<20} batch {size:>3}  {found['ours']:6.0f} : {found['pytorch']:<6.0f}"
-            f"  {size / found['ours'] * 1e3:5.0f} windows/s  share {found['pytorch'] / found['ours']:.2f}"
+            f"  {size / found['ours'] * 1e3:5.0f} segments/s  share {found['pytorch'] / found['ours']:.2f}"
             f"  (PyTorch keeping its memory: {found['keeping']:.0f} ms, share {found['keeping'] / found['ours']:.2f})",
             flush=True,
         )
     here, original = at_64["configs/ravdess.py"]["ours"], at_64["configs/original.py"]["pytorch"]
     print(
-        f"an epoch of configs/ravdess.py here: {here:.0f} windows/s, {here / original:.2f} times the speed of the "
-        f"original's network in PyTorch ({original:.0f} windows/s)"
+        f"an epoch of configs/ravdess.py here: {here:.0f} segments/s, {here / original:.2f} times the speed of the "
+        f"original's network in PyTorch ({original:.0f} segments/s)"
     )
     print("\npeak memory and compilation, batch 64")
     for network in NETWORKS:

@@ -1,7 +1,7 @@
-"""The tables of the README from the rows in results/*.csv.
+"""Make the tables of the README from the rows in results/*.csv.
 
 python results/make_table.py            writes them into README.md
-python results/make_table.py --check    fails where README.md differs from them
+python results/make_table.py --check    fails if README.md differs from them
 """
 
 import csv
@@ -13,13 +13,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 
 
-def share(text: str) -> str:
-    """A share as a percentage."""
+def percent(text: str) -> str:
+    """Format a fraction in per cent."""
     return f"{100 * float(text):.1f}"
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """A table of runs or of cross-validations, and below it what their numbers are and the command of each."""
+    """Return a table of runs or of cross-validations, and below it the meaning of the numbers and the commands."""
     header, cells, meaning = crossvals(rows) if "system" in rows[0] else runs(rows)
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in cells]
@@ -30,14 +30,14 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
-    """The header, the cells and the meaning of a table with a row a run."""
+    """Return the header, the cells and the meaning of a table with one row a run."""
     header = ("", "protocol", "test clips (speakers)", "UAR", "WAR", "macro-F1", "chance UAR", "training")
     cells = [
         (
             f"{row['corpus']}, {row['modalities']}",
             row["protocol"] + (f", fold {row['fold']}" if row["fold"] else ""),
             f"{row['test_clips']} ({row['test_speakers']})",
-            *(share(row[name]) for name in ("clip_uar", "clip_war", "clip_macro_f1", "chance_uar")),
+            *(percent(row[name]) for name in ("clip_uar", "clip_war", "clip_macro_f1", "chance_uar")),
             f"{float(row['train_seconds']):.0f} s",
         )
         for row in rows
@@ -46,7 +46,7 @@ def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, .
 
 
 def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
-    """The header, the cells and the meaning of a table with a row for each protocol and system."""
+    """Return the header, the cells and the meaning of a table with one row for each protocol and system."""
     header = (
         *("", "protocol", "folds; seeds", "test clips (speakers)", "UAR [95 %]", "UAR, mean ± sd of folds", "WAR"),
         *("macro-F1", "chance UAR", "training"),
@@ -59,10 +59,10 @@ def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[s
             f"{row['protocol']} ({row['on_both_sides'] or 'speaker-independent'})",
             f"{row['folds'] or 'no folds'}; {row['seeds'].replace(' ', ', ')}",
             f"{row['test_clips']} ({row['test_speakers']})",
-            share(row["uar_pooled"])
-            + (f" [{share(row['uar_low'])}, {share(row['uar_high'])}]" if row["uar_low"] else ", no interval"),
-            share(row["uar_mean"]) + (f" ± {share(row['uar_std_folds'])}" if row["uar_std_folds"] else ""),
-            *(share(row[name]) for name in ("war_pooled", "macro_f1_pooled", "chance_uar")),
+            percent(row["uar_pooled"])
+            + (f" [{percent(row['uar_low'])}, {percent(row['uar_high'])}]" if row["uar_low"] else ", no interval"),
+            percent(row["uar_mean"]) + (f" ± {percent(row['uar_std_folds'])}" if row["uar_std_folds"] else ""),
+            *(percent(row[name]) for name in ("war_pooled", "macro_f1_pooled", "chance_uar")),
             f"{int(row['runs'])} x {float(row['epochs']):g} epochs, {float(row['train_seconds']) / 60:.0f} min"
             if row["epochs"]
             else "",
@@ -75,7 +75,7 @@ def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[s
     )
     inflated = [
         f"{row['protocol']} ({row['on_both_sides']}) shows {100 * float(row['inflation_uar']):+.1f} points of UAR"
-        + (f" [{share(row['inflation_low'])}, {share(row['inflation_high'])}]" if row["inflation_low"] else "")
+        + (f" [{percent(row['inflation_low'])}, {percent(row['inflation_high'])}]" if row["inflation_low"] else "")
         + f" against {row['inflation_over']} for {row['corpus']}, {row['modalities'] or 'baseline ' + row['system']}"
         for row in rows
         if row["inflation_over"] and row["system"] != "majority"
@@ -86,7 +86,7 @@ def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[s
 
 
 def filled(readme: str) -> str:
-    """The README with every `<!-- results/NAME.csv -->` section made anew."""
+    """Return the README with every `<!-- results/NAME.csv -->` section replaced."""
 
     def section(match: re.Match[str]) -> str:
         with (HERE.parent / match[1]).open() as table:
@@ -96,7 +96,7 @@ def filled(readme: str) -> str:
 
 
 def main() -> None:
-    """Write or check, as the command line says."""
+    """Write the tables, or with --check compare them."""
     readme = README.read_text(encoding="utf-8")
     made = filled(readme)
     if "--check" in sys.argv and made != readme:

@@ -1,9 +1,10 @@
-"""A finished run to a row of a results file, a finished cross-validation to a row for each protocol and system.
+"""Record a finished run or cross-validation in a results file.
 
     python results/record.py WORKDIR results/NAME.csv "COMMAND THAT REPRODUCES IT"
 
-A row holds what a number needs beside it: protocol, split, seeds, commit, versions, hardware, time. Rows of the same
-command take the place of those before. A file holds rows of runs or of cross-validations, not both.
+A run is one row, a cross-validation one for each protocol and system. A row names protocol, split, seeds, commit,
+versions, hardware and time beside its numbers, and replaces older rows of the same command. A file holds rows of runs
+or of cross-validations, not both.
 """
 
 import csv
@@ -15,9 +16,10 @@ import sys
 SURROUNDINGS = ("config_hash", "commit", "versions", "machine", "devices", "date", "command")
 FIELDS = (
     *("corpus", "modalities", "protocol", "fold", "split_seed", "seed", "test_clips", "test_speakers"),
-    *("clip_uar", "clip_war", "clip_macro_f1", "window_uar", "chance_uar", "chosen_step", "steps"),
+    *("clip_uar", "clip_war", "clip_macro_f1", "segment_uar", "chance_uar", "chosen_step", "steps"),
     *("train_seconds", "parameters", *SURROUNDINGS),
 )
+FORMER_NAMES = {"window_uar": "segment_uar"}  # of columns, in older files
 STATISTICS = ("uar", "war", "macro_f1")
 CROSSVAL_FIELDS = (
     *("corpus", "modalities", "system", "protocol", "on_both_sides", "folds", "seeds", "split_seed", "runs"),
@@ -29,8 +31,8 @@ CROSSVAL_FIELDS = (
 
 
 def row_of(results: dict, command: str) -> dict[str, object]:
-    """The row of a `results.json`."""
-    clip, window = results["test"]["clip"], results["test"]["window"]
+    """Return the row of a `results.json`."""
+    clip, segment = results["test"]["clip"], results["test"]["segment"]
     return {
         "corpus": results["corpus"],
         "modalities": results["modalities"],
@@ -43,7 +45,7 @@ def row_of(results: dict, command: str) -> dict[str, object]:
         "clip_uar": round(clip["uar"], 4),
         "clip_war": round(clip["war"], 4),
         "clip_macro_f1": round(clip["macro_f1"], 4),
-        "window_uar": round(window["uar"], 4),
+        "segment_uar": round(segment["uar"], 4),
         "chance_uar": round(clip["chance_uar"], 4),
         "chosen_step": results["checkpoint"]["step"],
         "steps": results["checkpoint"]["of_steps"],
@@ -54,7 +56,7 @@ def row_of(results: dict, command: str) -> dict[str, object]:
 
 
 def surroundings_of(results: dict, date: str, command: str) -> dict[str, object]:
-    """What the rows of runs and of cross-validations share."""
+    """Return the columns that rows of runs and of cross-validations share."""
     return {
         "config_hash": hashlib.sha256(json.dumps(results["config"], sort_keys=True).encode()).hexdigest()[:12],
         "commit": results["commit"],
@@ -67,41 +69,42 @@ def surroundings_of(results: dict, date: str, command: str) -> dict[str, object]
 
 
 def rows_of_crossval(results: dict, command: str) -> list[dict[str, object]]:
-    """The rows of a `crossval.json`; the training time and the parameters are the networks'."""
+    """Return the rows of a `crossval.json`; only the network has a training time and parameters."""
     inflation = {(each["protocol"], each["system"]): each for each in results["inflation"]}
     rows = []
-    for protocol_name, protocol in results["protocols"].items():
-        for system, found in protocol["systems"].items():
+    for name, protocol in results["protocols"].items():
+        for system, numbers in protocol["systems"].items():
             network = system == "network"
-            inflated = inflation.get((protocol_name, system), {})
-            after = found["calibration"]["after"]
+            inflated = inflation.get((name, system), {})
+            inflated_low, inflated_high = inflated.get("interval") or (None, None)
+            after = numbers["calibration"]["after"]
             rows.append(
                 {
                     "corpus": results["corpus"],
                     "modalities": results["modalities"] if network else "",
                     "system": system,
-                    "protocol": protocol_name,
+                    "protocol": name,
                     "on_both_sides": protocol["on_both_sides"],
                     "folds": None if protocol["folds"] is None else len(protocol["folds"]),
-                    "seeds": " ".join(map(str, sorted({run["seed"] for run in found["runs"]}))),
+                    "seeds": " ".join(map(str, sorted({run["seed"] for run in numbers["runs"]}))),
                     "split_seed": None if protocol["folds"] is None else results["config"]["split"]["seed"],
-                    "runs": len(found["runs"]),
+                    "runs": len(numbers["runs"]),
                     "test_clips": protocol["clips"],
                     "test_speakers": len(protocol["speakers"]),
                     **{
-                        f"{name}_{what}": rounded(value)
-                        for name in STATISTICS
-                        for what, value in numbers_of(found[name]).items()
+                        f"{statistic}_{what}": rounded(value)
+                        for statistic in STATISTICS
+                        for what, value in numbers_of(numbers[statistic]).items()
                     },
-                    "chance_uar": rounded(found["chance_uar"]),
-                    "ece": rounded(found["calibration"]["before"]["ece"]),
+                    "chance_uar": rounded(numbers["chance_uar"]),
+                    "ece": rounded(numbers["calibration"]["before"]["ece"]),
                     "ece_scaled": rounded(after["ece"]) if after else None,
                     "inflation_over": inflated.get("over"),
                     "inflation_uar": rounded(inflated.get("uar")),
-                    "inflation_low": rounded((inflated.get("interval") or (None, None))[0]),
-                    "inflation_high": rounded((inflated.get("interval") or (None, None))[1]),
+                    "inflation_low": rounded(inflated_low),
+                    "inflation_high": rounded(inflated_high),
                     "epochs": results["config"]["train"]["epochs"] if network else None,
-                    "train_seconds": round(results["times"]["train_seconds"][protocol_name], 1) if network else None,
+                    "train_seconds": round(results["times"]["train_seconds"][name], 1) if network else None,
                     "parameters": results["parameters"] if network else None,
                     **surroundings_of(results, results["times"]["date"], command),
                 }
@@ -110,33 +113,35 @@ def rows_of_crossval(results: dict, command: str) -> list[dict[str, object]]:
 
 
 def numbers_of(statistic: dict) -> dict[str, float | None]:
-    """The pooled value with its interval, and the mean of the runs with its standard deviations."""
+    """Return the pooled value with its interval, and the mean of the runs with its standard deviations."""
     low, high = statistic["interval"] or (None, None)
     return {"low": low, "high": high} | {name: statistic[name] for name in ("pooled", "mean", "std_folds", "std_seeds")}
 
 
-def rounded(share: float | None) -> float | None:
-    """A share to a hundredth of a per cent."""
-    return None if share is None else round(share, 4)
+def rounded(fraction: float | None) -> float | None:
+    """Round a fraction to a hundredth of a per cent."""
+    return None if fraction is None else round(fraction, 4)
 
 
 def main() -> None:
-    """Record the run that the command line names."""
+    """Record the workdir that the command line names."""
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     workdir, table, command = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
     if (workdir / "crossval.json").exists():
+        fields = CROSSVAL_FIELDS
         made = rows_of_crossval(json.loads((workdir / "crossval.json").read_text(encoding="utf-8")), command)
     else:
+        fields = FIELDS
         made = [row_of(json.loads((workdir / "results.json").read_text(encoding="utf-8")), command)]
-    fields = CROSSVAL_FIELDS if "system" in made[0] else FIELDS
     rows: list[dict] = []
     if table.exists():
         with table.open(newline="") as lines:
-            reader = csv.DictReader(lines)
-            if tuple(reader.fieldnames or ()) != fields:
-                sys.exit(f"{table} has other columns than rows of {workdir}: name another file")
-            rows = [old for old in reader if old["command"] != command]
+            header, *old = csv.reader(lines)
+        header = [FORMER_NAMES.get(name, name) for name in header]
+        if tuple(header) != fields:
+            sys.exit(f"{table} has other columns than rows of {workdir}: name another file")
+        rows = [row for row in (dict(zip(header, cells, strict=True)) for cells in old) if row["command"] != command]
     with table.open("w", newline="") as out:
         writer = csv.DictWriter(out, fields, lineterminator="\n")
         writer.writeheader()
