@@ -1,38 +1,39 @@
-"""The picture of the README: a test strip of each emotion, with the true and the predicted one.
+"""The picture of the README: the faces of a test segment of each emotion, with the true and the predicted one.
 
 python docs/make_strips.py runs/sample docs/strips.png
 """
 
-import json
 import pathlib
 import sys
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from fusion_emotion import commands
-from fusion_emotion.train.loop import Setup
+from fusion_emotion import commands, config
+from fusion_emotion.evaluate import answers
+from fusion_emotion.input.data import Data
+from fusion_emotion.pages.pictures import strip_of
 
 
 def main() -> None:
-    """Draw the strips of the workdir and the picture that the command line names."""
+    """Draw the faces of the workdir's test part into the picture that the command line names."""
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     workdir, picture = map(pathlib.Path, sys.argv[1:])
-    config = commands.load_config(workdir)
-    setup = Setup.create(config, commands.prepared(config))
-    said = [json.loads(line) for line in (workdir / "predictions.jsonl").read_text().splitlines()]
-    source = setup.source("test")
-    windows = source.windows
+    values = config.load(workdir)
+    data = Data.open(values, commands.prepared(values))
+    found = answers.read(workdir / answers.PREDICTIONS)
+    predicted = dict(zip(found.clip_ids, found.predicted, strict=True))
+    source = data.source("test")
+    segments = source.segments
     figure = Figure(figsize=(10, 5.2), dpi=110, layout="constrained")
-    for axes, label in zip(figure.subplots(4, 2).flat, range(len(setup.label_names)), strict=True):
-        # The first clip of the emotion that has a picture, whatever was predicted of it, and its first window.
-        clip = next(i for i, row in enumerate(windows.rows) if row.label == label and row.n_frames)
-        index = int(np.flatnonzero(windows.clip == clip)[0])
-        axes.imshow(source.window(index)["strip"])
-        guess = said[clip]["predicted"]
+    for axes, (label, name) in zip(figure.subplots(4, 2).flat, enumerate(data.label_names), strict=True):
+        # The first clip of the emotion that has a picture, whatever was predicted of it, and its first segment.
+        clip = next(i for i, row in enumerate(segments.rows) if row.label == label and row.n_frames)
+        guess = predicted[segments.rows[clip].clip_id]
+        axes.imshow(strip_of(source.segment(int(np.flatnonzero(segments.clip == clip)[0]))["faces"]))
         verdict = "right" if guess == label else "wrong"
-        axes.set_title(f"{setup.label_names[label]}, predicted {setup.label_names[guess]} ({verdict})", fontsize=10)
+        axes.set_title(f"{name}, predicted {data.label_names[guess]} ({verdict})", fontsize=10)
         axes.set_axis_off()
     figure.savefig(picture)
 
