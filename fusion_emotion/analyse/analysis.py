@@ -1,6 +1,5 @@
 """The analysis of a trained model: scores without a modality and under degradation, explanations, and features."""
 
-import collections
 import functools
 import json
 import pathlib
@@ -86,7 +85,7 @@ def text(results: Mapping[str, Any]) -> str:
         name, scores = next(iter(curve["lines"].items()))
         for at in (len(curve["steps"]) // 2, len(curve["steps"]) - 1):
             given[f"{name}, {curve['title'].lower()}: {curve['steps'][at]} {curve['unit']}"] = scores[at]
-    rows = [[name, percent(score["uar"]), _interval(score)] for name, score in given.items()]
+    rows = [[name, percent(of["uar"]), " to ".join(map(percent, of["interval"] or []))] for name, of in given.items()]
     return "\n".join(
         [
             f"{results['corpus']}, {results['modalities']}, test part of protocol {protocol['name']}{fold}, "
@@ -99,10 +98,6 @@ def text(results: Mapping[str, Any]) -> str:
             + ("" if has_intervals else "; no intervals, for the test part has too few speakers"),
         ]
     )
-
-
-def _interval(score: Mapping[str, Any]) -> str:
-    return " to ".join(percent(end) for end in score["interval"]) if score["interval"] else ""
 
 
 def _worth(
@@ -119,6 +114,10 @@ def _worth(
     answers = {name: evaluate(kept) for name, kept in given.items()}
     scores = {name: _score(said) for name, said in answers.items()}
     first, *others = answers
+    gains = {}
+    for name in others:
+        gain = statistics.difference_interval([answers[first]], [answers[name]], statistic="uar", seed=0)
+        gains[name] = {"uar": gain.value, "interval": gain.bounds}
 
     def curve(degradation: Degradation) -> dict[str, Any]:
         other = degrade.OTHER[degradation.modality]
@@ -135,25 +134,13 @@ def _worth(
 
     degradations = [each for each in degrade.degradations(source) if each.modality in modalities]
     shown = tqdm(degradations, desc="degrading", unit="way", disable=not devices.is_main_process())
-    curves = [curve(degradation) for degradation in shown]
-    gains = {name: _gain(answers[first], answers[name]) for name in others}
-    return answers[first], {"given": scores, "gain_over": gains}, curves
+    return answers[first], {"given": scores, "gain_over": gains}, [curve(degradation) for degradation in shown]
 
 
 def _score(answers: Answers) -> dict[str, Any]:
     """Clip-level UAR and WAR, and the interval of UAR over speakers if there are enough of them."""
     interval = statistics.pooled_interval([answers], statistic="uar", seed=0)
-    return {"uar": metrics.uar(answers.confusion), "war": metrics.war(answers.confusion), "interval": _ends(interval)}
-
-
-def _gain(one: Answers, other: Answers) -> dict[str, Any]:
-    """The UAR of `one` minus that of `other` on the same clips, and its interval."""
-    interval = statistics.difference_interval([one], [other], statistic="uar", seed=0)
-    return {"uar": interval.value, "interval": _ends(interval)}
-
-
-def _ends(interval: statistics.Interval) -> list[float] | None:
-    return [interval.low, interval.high] if interval.n_speakers >= statistics.LEAST_SPEAKERS else None
+    return {"uar": metrics.uar(answers.confusion), "war": metrics.war(answers.confusion), "interval": interval.bounds}
 
 
 def choose(answers: Answers) -> list[int]:
@@ -164,15 +151,11 @@ def choose(answers: Answers) -> list[int]:
     clips = sorted(range(len(answers.true)), key=lambda clip: hashed(answers.clip_ids[clip]))
     chosen: list[int] = []
     for right in (True, False):
-        rounds: dict[int, int] = {}
-        seen: collections.Counter[int] = collections.Counter()
-        for clip in clips:
-            if (answers.true[clip] == answers.predicted[clip]) == right:
-                label = int(answers.true[clip])
-                rounds[clip] = seen[label]
-                seen[label] += 1
+        of = [clip for clip in clips if (answers.true[clip] == answers.predicted[clip]) == right]
+        labels = answers.true[of].tolist()
         # The first clip of each emotion before the second of any.
-        chosen += sorted(rounds, key=rounds.__getitem__)[:EXPLAINED]
+        rounds = [labels[:i].count(label) for i, label in enumerate(labels)]
+        chosen += [of[i] for i in np.argsort(rounds, kind="stable")[:EXPLAINED]]
     return chosen
 
 
@@ -186,32 +169,32 @@ def _explain(
     predicted = answers.predicted[clips].astype(np.int32)
     hop_length = config["model"]["mfcc"]["hop_length"]
     explanation = saliency.explain(model, variables, batch, predicted, hop_length=hop_length)
-    numbers = [
-        {
-            "clip_id": answers.clip_ids[clip],
-            "speaker": answers.speakers[clip],
-            "true": data.label_names[answers.true[clip]],
-            "predicted": data.label_names[predicted[i]],
-            "start_s": int(batch["start"][i]) / FRAME_RATE_HZ,
-            "probability": float(explanation.probability[i]),
-        }
-        for i, clip in enumerate(clips)
-    ]
-    return numbers, [_arrays(explanation, batch, i, hop_length) for i in range(len(clips))]
-
-
-def _arrays(explanation: saliency.Explanation, batch: Mapping[str, Any], i: int, hop_length: int) -> dict[str, Any]:
-    """The arrays of one explained segment, without padding."""
-    n_frames, padded = int(batch["n_frames"][i]), batch["faces"].shape[1]
-    cells = slice(1 + n_frames * SAMPLES_PER_FRAME // hop_length)
     heat, log_mel_db, relevance = explanation.heat, explanation.log_mel_db, explanation.relevance
-    return {
-        "length_s": n_frames / FRAME_RATE_HZ,
-        "faces": batch["faces"][i, :n_frames] if heat is not None and batch["has_video"][i] else None,
-        "heat": heat[i, :, : -(-heat.shape[2] * n_frames // padded)] if heat is not None else None,
-        "log_mel_db": log_mel_db[i, cells] if log_mel_db is not None and batch["has_audio"][i] else None,
-        "relevance": relevance[i, cells] if relevance is not None else None,
-    }
+    numbers, arrays = [], []
+    for i, clip in enumerate(clips):
+        n_frames, padded = int(batch["n_frames"][i]), batch["faces"].shape[1]
+        cells = slice(1 + n_frames * SAMPLES_PER_FRAME // hop_length)
+        numbers.append(
+            {
+                "clip_id": answers.clip_ids[clip],
+                "speaker": answers.speakers[clip],
+                "true": data.label_names[answers.true[clip]],
+                "predicted": data.label_names[predicted[i]],
+                "start_s": int(batch["start"][i]) / FRAME_RATE_HZ,
+                "probability": float(explanation.probability[i]),
+            }
+        )
+        # Without padding.
+        arrays.append(
+            {
+                "length_s": n_frames / FRAME_RATE_HZ,
+                "faces": batch["faces"][i, :n_frames] if heat is not None and batch["has_video"][i] else None,
+                "heat": heat[i, :, : -(-heat.shape[2] * n_frames // padded)] if heat is not None else None,
+                "log_mel_db": log_mel_db[i, cells] if log_mel_db is not None and batch["has_audio"][i] else None,
+                "relevance": relevance[i, cells] if relevance is not None else None,
+            }
+        )
+    return numbers, arrays
 
 
 def _embed(
@@ -224,8 +207,7 @@ def _embed(
         return None, None
     parts = embeddings.clip_features(model, variables, source, batch_size=config["train"]["batch_size"])
     whole = np.concatenate(list(parts.values()), axis=1)
-    named = {_BOTH: whole} if len(parts) > 1 else {}
-    named |= {_ALONE[name]: part for name, part in parts.items()}
+    named = ({_BOTH: whole} if len(parts) > 1 else {}) | {_ALONE[name]: part for name, part in parts.items()}
     groups = {"emotion": [data.label_names[row.label] for row in rows]}
     # One speaker groups nothing.
     if len(set(source.segments.speakers)) > 1:

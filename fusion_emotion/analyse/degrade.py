@@ -32,8 +32,6 @@ BLUR_PX = (1, 2, 4, 8)  # standard deviations
 EYES, MOUTH = 0.34, 0.74
 BAND_HEIGHTS = (0.1, 0.2, 0.3, 0.4)  # fractions of the height
 LOST_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
-_SILENT_DBFS = -60
-_GREY = 128  # as the occluders of Zeiler & Fergus (2014); the networks scale it to zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +51,7 @@ class Degraded(Source):
     def record(self, clip: int) -> Record:
         """Read a clip's record and change it."""
         if clip not in self._last:
-            record = super().record(clip)
-            if self.change:
-                record = self.change(record)
+            record = self.change(super().record(clip)) if self.change else super().record(clip)
             if "audio" in self.lost:
                 record = _without_sound(record, self.lost["audio"][clip])
             if "video" in self.lost:
@@ -101,26 +97,21 @@ def degradations(source: Degraded) -> list[Degradation]:
         return {"0": source} | {at: dataclasses.replace(source, lost=times) for at, times in lost.items()}
 
     def covered(centre: float) -> dict[str, Degraded]:
-        return steps(
-            "0", {f"{100 * height:g}": partial(cover, centre=centre, height=height) for height in BAND_HEIGHTS}
-        )
+        return steps("0", {f"{100 * each:g}": partial(cover, centre=centre, height=each) for each in BAND_HEIGHTS})
 
     noisy = {f"{snr}".replace("-", "−"): partial(babble, source=source, snr_db=snr) for snr in SNR_DB}
     slow = {f"{FRAME_RATE_HZ / every:.3g}": partial(fewer_frames, keep_every=every) for every in KEEP_EVERY}
     blurred = {f"{sigma}": partial(blur, sigma_px=sigma) for sigma in BLUR_PX}
-    deviation, band = "standard deviation of the blur in the crop", "height of the band in the crop"
+    blurring, band = "standard deviation of the blur in the crop", "height of the band in the crop"
+    silent, faceless = "seconds that lose the sound", "seconds that lose the face"
     return [
         Degradation("babble", "audio", "Babble behind the voice", "signal-to-noise ratio", "dB", steps("clean", noisy)),
-        Degradation(
-            "missing_audio", "audio", "Seconds without sound", "seconds that lose the sound", "%", missing("audio")
-        ),
+        Degradation("missing_audio", "audio", "Seconds without sound", silent, "%", missing("audio")),
         Degradation("frame_rate", "video", "Fewer frames", "frame rate", "Hz", steps(f"{FRAME_RATE_HZ}", slow)),
-        Degradation("blur", "video", "Blur", deviation, "px", steps("0", blurred)),
+        Degradation("blur", "video", "Blur", blurring, "px", steps("0", blurred)),
         Degradation("covered_eyes", "video", "Covered eyes", band, "%", covered(EYES)),
         Degradation("covered_mouth", "video", "Covered mouth", band, "%", covered(MOUTH)),
-        Degradation(
-            "missing_video", "video", "Seconds without a face", "seconds that lose the face", "%", missing("video")
-        ),
+        Degradation("missing_video", "video", "Seconds without a face", faceless, "%", missing("video")),
     ]
 
 
@@ -131,7 +122,7 @@ def babble(record: Record, *, source: Source, snr_db: float) -> Record:
     the ratio of the powers of sound and babble over the whole clip; silence stays silent.
     """
     power = _power(record.waveform)
-    audible = [(i, row) for i, row in enumerate(source.segments.rows) if row.rms_dbfs > _SILENT_DBFS]
+    audible = [(i, row) for i, row in enumerate(source.segments.rows) if row.rms_dbfs > -60]
     others = [i for i, row in audible if row.speaker != record.speaker]
     others = others or [i for i, row in audible if row.clip_id != record.clip_id]
     if not (power and others):
@@ -142,8 +133,7 @@ def babble(record: Record, *, source: Source, snr_db: float) -> Record:
         voice = source.record(int(i)).waveform.astype(float)
         noise += np.resize(np.roll(voice, rng.integers(len(voice))), len(noise)) / np.sqrt(_power(voice))
     noise *= np.sqrt(power / (_power(noise) * 10 ** (snr_db / 10)))
-    info = np.iinfo(np.int16)
-    mixed = np.clip(np.round(record.waveform + noise), info.min, info.max).astype(np.int16)
+    mixed = np.clip(np.round(record.waveform + noise), -32768, 32767).astype(np.int16)
     return dataclasses.replace(record, waveform=mixed)
 
 
@@ -164,7 +154,7 @@ def cover(record: Record, *, centre: float, height: float) -> Record:
     side = record.faces.shape[1]
     faces = record.faces.copy()
     top, bottom = (round(side * np.clip(edge, 0, 1)) for edge in (centre - height / 2, centre + height / 2))
-    faces[:, top:bottom] = _GREY
+    faces[:, top:bottom] = 128  # grey, as the occluders of Zeiler & Fergus (2014); the networks scale it to zero
     return dataclasses.replace(record, faces=faces)
 
 

@@ -21,12 +21,19 @@ def clip_features(
 ) -> dict[str, Float[np.ndarray, "clips features"]]:
     """The head's input for each clip of a source, by modality: the mean over the clip's segments."""
 
+    def encoded(net: FusionNet, batch: Batch) -> dict[str, Array]:
+        encoders = {"audio": net.audio, "video": net.video}
+        return {name: encoder(batch, train=False)[0] for name, encoder in encoders.items() if encoder is not None}
+
     @jax.jit
     def features_of(variables: PyTree, batch: Batch) -> Float[Array, "batch features"]:
         return tapped(model, variables, batch)[1]["features"]
 
     n_clips = len(source.segments.rows)
-    sizes = _feature_sizes(model, variables, next(evaluation_batches(source, batch_size=1)))
+    first = next(evaluation_batches(source, batch_size=1))
+    shapes: Any = jax.eval_shape(functools.partial(model.apply, method=encoded), variables, first)
+    # In the order in which the head gets them.
+    sizes = {name: shapes[name].shape[-1] for name in ("audio", "video") if name in shapes}
     total = np.zeros((n_clips, sum(sizes.values())))
     for batch in evaluation_batches(source, batch_size=batch_size):
         features = np.asarray(features_of(variables, batch), np.float64)
@@ -34,17 +41,6 @@ def clip_features(
     mean = total / np.bincount(source.segments.clip, minlength=n_clips)[:, None]
     parts = np.split(mean, np.cumsum(list(sizes.values()))[:-1], axis=1)
     return dict(zip(sizes, parts, strict=True))
-
-
-def _feature_sizes(model: FusionNet, variables: Mapping[str, PyTree], batch: Batch) -> dict[str, int]:
-    """The number of features of each encoder, in the order in which the head gets them."""
-
-    def encoded(net: FusionNet, batch: Batch) -> dict[str, Array]:
-        encoders = {"audio": net.audio, "video": net.video}
-        return {name: encoder(batch, train=False)[0] for name, encoder in encoders.items() if encoder is not None}
-
-    shapes: Any = jax.eval_shape(functools.partial(model.apply, method=encoded), variables, batch)
-    return {name: shapes[name].shape[-1] for name in ("audio", "video") if name in shapes}
 
 
 def plane(features: Float[np.ndarray, "n features"]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "2"]]:

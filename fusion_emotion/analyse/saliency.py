@@ -91,5 +91,4 @@ def _explained(
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     grads, (logits, taps) = jax.grad(score, has_aux=True)(zeros)
     probability = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
-    as_float = functools.partial(jax.tree.map, lambda x: x.astype(jnp.float32))
-    return probability, as_float(taps), as_float(grads)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), (probability, taps, grads))

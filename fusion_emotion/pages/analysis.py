@@ -16,16 +16,10 @@ def write_analysis(
     results: Mapping[str, Any], material: Mapping[str, Any], path: pathlib.Path, *, corpus: Corpus, protocol: Protocol
 ) -> None:
     """Write the page of an analysis to `path`, all or nothing; `material` are the arrays beside the numbers."""
-    explained = [
-        (
-            clip,
-            pictures.jpeg_uri(
-                pictures.explanation(**arrays, centres_hz=material["centres_hz"], start_s=clip["start_s"])
-            ),
-        )
-        for clip, arrays in zip(results["explained"], material["explained"], strict=True)
-    ]
-    right = [clip["true"] == clip["predicted"] for clip, _ in explained]
+    explained: dict[str, list[tuple[Mapping[str, Any], str]]] = {"Right": [], "Wrong": []}
+    for clip, arrays in zip(results["explained"], material["explained"], strict=True):
+        figure = pictures.explanation(**arrays, centres_hz=material["centres_hz"], start_s=clip["start_s"])
+        explained["Right" if clip["true"] == clip["predicted"] else "Wrong"].append((clip, pictures.jpeg_uri(figure)))
     page.write(
         path,
         "analysis.html",
@@ -33,10 +27,7 @@ def write_analysis(
         corpus_title=corpus.title,
         notes=page.notes(corpus, protocol),
         curves=[(curve, _curve(curve, results)) for curve in results["curves"]],
-        explained=[
-            ("Right", [each for each, is_right in zip(explained, right, strict=True) if is_right]),
-            ("Wrong", [each for each, is_right in zip(explained, right, strict=True) if not is_right]),
-        ],
+        explained=explained.items(),
         pictures=_planes(results, material["places"]) if results["features"] else {},
         credit=corpus.credit,
         command=f"python launch.py --mode=analyse --workdir={shlex.quote(path.parent.name)}",
@@ -62,14 +53,8 @@ def _curve(curve: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 def _planes(results: Mapping[str, Any], places: np.ndarray) -> dict[str, str]:
     """Pictures of the test clips in the plane of their features, by emotion and by speaker, if there are several."""
     clips, names = results["features"]["clips"], results["label_names"]
-    groups = {
-        "emotion": [names[clip["label"]] for clip in clips],
-        "speaker": [clip["speaker"] for clip in clips],
-    }
-    legend = {
-        "emotion": [name for name in names if name in groups["emotion"]],
-        "speaker": sorted(set(groups["speaker"])),
-    }
+    groups = {"emotion": [names[clip["label"]] for clip in clips], "speaker": [clip["speaker"] for clip in clips]}
+    legend = {by: sorted(set(of), key=names.index if by == "emotion" else None) for by, of in groups.items()}
     shares = np.array(results["features"]["variance_shares"])
     return {
         by: figures.svg_uri(figures.scatter(places, groups[by], legend[by], shares=shares))

@@ -22,9 +22,7 @@ from fusion_emotion.pages import page, pictures
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
-CLIPS = 4  # of as many emotions
 TRIES = 16  # draws of which the strongest is shown
-DRAWS = 3  # of all that a config has on
 
 
 class Effect(NamedTuple):
@@ -37,10 +35,6 @@ class Effect(NamedTuple):
     is_probability: bool = False  # then an example where it happens is shown
 
 
-def _span(ends: Sequence[float]) -> str:
-    return f"{ends[0]:g} to {ends[1]:g}"
-
-
 # By the name of the field in `Augmentation`, in the order of the page.
 EFFECTS: Mapping[str, Effect] = {
     "mixup": Effect("Mixup", "both", 0.4, lambda s: f"with the next segment, shares by Beta({s.mixup:g})"),
@@ -49,7 +43,9 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     "time_shift_s": Effect("Shifted in time", "sound", 0.1, lambda s: f"up to {s.time_shift_s:g} s earlier or later"),
     "gain_db": Effect("Gain", "sound", 6.0, lambda s: f"up to {s.gain_db:g} dB louder or quieter"),
-    "noise_snr_db": Effect("Noise", "sound", (5.0, 15.0), lambda s: f"{_span(s.noise_snr_db)} dB below the sound"),
+    "noise_snr_db": Effect(
+        "Noise", "sound", (5.0, 15.0), lambda s: "{:g} to {:g} dB below the sound".format(*s.noise_snr_db)
+    ),
     "time_mask_s": Effect("Time mask", "sound", 0.2, lambda s: f"up to {s.time_mask_s:g} s"),
     "mel_mask": Effect("Mel mask", "sound", 16, lambda s: f"up to {s.mel_mask} bands"),
     "flip": Effect("Mirrored", "picture", 0.5, lambda s: f"in {100 * s.flip:g} % of the segments", True),
@@ -66,9 +62,8 @@ EFFECTS: Mapping[str, Effect] = {
         "Erased",
         "picture",
         0.5,
-        lambda s: (
-            f"in {100 * s.erase:g} % of the segments; sides "
-            f"{_span([100 * end for end in s.erase_size])} % of the face's"
+        lambda s: "in {:g} % of the segments; sides {:g} to {:g} % of the face's".format(
+            *(100 * share for share in (s.erase, *s.erase_size))
         ),
         True,
     ),
@@ -113,11 +108,11 @@ def write_augmentation(folder: pathlib.Path, path: pathlib.Path, config: Mapping
 
 
 def choose(rows: Sequence[Row]) -> list[Row]:
-    """Choose clips of different emotions by the hash of their names, those with faces and sound first."""
+    """Choose up to four clips of different emotions by the hash of their names, those with faces and sound first."""
     by_label: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: (not (row.n_frames and row.n_samples), hashed(row.clip_id))):
         by_label.setdefault(row.label, row)
-    return list(by_label.values())[:CLIPS]
+    return list(by_label.values())[:4]
 
 
 class _Painter:
@@ -125,9 +120,8 @@ class _Painter:
 
     def __init__(self, config: Mapping[str, Any], label_names: Sequence[str]) -> None:
         self.settings = Augmentation.from_config(config)
-        on = {name: getattr(self.settings, name) for name in self.settings.on}
-        typical = {name: effect.typical for name, effect in EFFECTS.items()}
-        self.strengths = dataclasses.replace(self.settings, **{**typical, **on})
+        typical = {name: effect.typical for name, effect in EFFECTS.items() if name not in self.settings.on}
+        self.strengths = dataclasses.replace(self.settings, **typical)
         self._modalities = config["model"]["modalities"]
         self._label_names = label_names
         mfcc = config["model"]["mfcc"]
@@ -143,8 +137,7 @@ class _Painter:
         seen = bool(example["has_video"]) and "video" in self._modalities
         heard = bool(example["has_audio"]) and "audio" in self._modalities
         plain = self._drawn(batch, Augmentation())[0]
-        loudest = float(plain.db.max())
-        card = functools.partial(self._card, span_db=(loudest - 70, loudest + 6), clip_id=row.clip_id)
+        card = functools.partial(self._card, loudest_db=float(plain.db.max()), clip_id=row.clip_id)
         alone = [card(plain, "As it is", "", seen, heard)]
         for name, effect in EFFECTS.items():
             if not {"picture": seen, "sound": heard, "both": name == "mixup" or (seen and heard)}[effect.kind]:
@@ -155,7 +148,7 @@ class _Painter:
             strength = effect.strength(self.strengths) + ("" if name in self.settings.on else " (off)")
             of_kind = seen and effect.kind != "sound", heard and effect.kind != "picture"
             alone.append(card(strongest, effect.title, strength, *of_kind))
-        draws = self._drawn(batch, self.settings)[:DRAWS] if self.settings.on else []
+        draws = self._drawn(batch, self.settings)[:3] if self.settings.on else []
         return {
             "clip_id": row.clip_id,
             "emotion": row.emotion,
@@ -168,8 +161,7 @@ class _Painter:
         """The augmented batch, its spectrograms as the network gets them, and the fraction of masked cells of each."""
         out = augment(batch, keys, settings, n_classes=len(self._label_names))
         hop = self._mel["hop_length"]
-        n_frames = 1 + out["waveform"].shape[1] // hop
-        inside = frame_mask(out["n_frames"] * SAMPLES_PER_FRAME, hop, n_frames=n_frames)
+        inside = frame_mask(out["n_frames"] * SAMPLES_PER_FRAME, hop, n_frames=1 + out["waveform"].shape[1] // hop)
         db = log_mel(out["waveform"].astype(jnp.float32) / 32768, mask=inside, **self._mel)
         most_frames = round(settings.time_mask_s * SAMPLE_RATE_HZ / hop)
         masked = spec_augment(db, keys, inside, most_frames=most_frames, most_bands=settings.mel_mask)
@@ -185,15 +177,7 @@ class _Painter:
         ]
 
     def _card(
-        self,
-        draw: Draw,
-        title: str,
-        strength: str,
-        seen: bool,
-        heard: bool,
-        *,
-        span_db: tuple[float, float],
-        clip_id: str,
+        self, draw: Draw, title: str, strength: str, seen: bool, heard: bool, *, loudest_db: float, clip_id: str
     ) -> dict[str, str]:
         """The card of a draw; `seen` and `heard` are the modalities it shows if the draw has not lost them."""
         example, n_frames = draw.example, int(draw.example["n_frames"])
@@ -201,10 +185,8 @@ class _Painter:
         if (example["target"] > 0).sum() > 1:
             parts = sorted(zip(example["target"], self._label_names, strict=True), reverse=True)
             remarks.append(", ".join(f"{100 * part:.0f} % {name}" for part, name in parts if part > 0))
-        if seen and not example["has_video"]:
-            remarks.append("the model is given no faces")
-        if heard and not example["has_audio"]:
-            remarks.append("the model is given no sound")
+        remarks += ["the model is given no faces"] * (seen and not example["has_video"])
+        remarks += ["the model is given no sound"] * (heard and not example["has_audio"])
         seen, heard = seen and bool(example["has_video"]), heard and bool(example["has_audio"])
         if heard and draw.masked:
             remarks.append("the mask is in the spectrogram only, not in the sound")
@@ -214,6 +196,7 @@ class _Painter:
         if heard:
             n_samples = n_frames * SAMPLES_PER_FRAME
             db, length_s = draw.db[: 1 + n_samples // self._mel["hop_length"]], n_frames / FRAME_RATE_HZ
+            span_db = (loudest_db - 70, loudest_db + 6)
             figure = pictures.log_mel(db, centres_hz=self._centres_hz, span_db=span_db, length_s=length_s)
             card["spectrogram"] = pictures.jpeg_uri(figure)
             card["sound"] = pictures.wav_uri(example["waveform"][:n_samples])

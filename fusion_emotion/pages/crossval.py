@@ -66,18 +66,18 @@ def _row(
 
 
 def _scores(results: Mapping[str, Any]) -> Figure:
-    def score(place: int, system: str, numbers: Mapping[str, Any]) -> figures.Score:
-        return figures.Score(
-            title=system_title(system, results["modalities"]),
-            value=numbers["uar"]["pooled"],
-            interval=numbers["uar"]["interval"],
-            runs=[run["uar"] for run in numbers["runs"]],
-            chance=numbers["chance_uar"],
-            mark=place,
-        )
-
     groups = {
-        protocol_title(name, protocol): [score(i, *item) for i, item in enumerate(_in_order(protocol["systems"]))]
+        protocol_title(name, protocol): [
+            figures.Score(
+                title=system_title(system, results["modalities"]),
+                value=numbers["uar"]["pooled"],
+                interval=numbers["uar"]["interval"],
+                runs=[run["uar"] for run in numbers["runs"]],
+                chance=numbers["chance_uar"],
+                mark=place,
+            )
+            for place, (system, numbers) in enumerate(_in_order(protocol["systems"]))
+        ]
         for name, protocol in results["protocols"].items()
     }
     return figures.scores(groups, xlabel="UAR of clips (%)")
@@ -92,7 +92,7 @@ def _section(name: str, protocol: Mapping[str, Any], results: Mapping[str, Any],
     """The part of the page about one protocol."""
     systems, labels = dict(_in_order(protocol["systems"])), results["label_names"]
     network, titles = systems[NETWORK], {system: system_title(system, results["modalities"]) for system in systems}
-    drawn = _figures(protocol, systems, titles, labels, corpus.human.get(results["modalities"]))
+    human = corpus.human.get(results["modalities"])
     return {
         "name": name,
         "title": protocol_title(name, protocol),
@@ -100,7 +100,7 @@ def _section(name: str, protocol: Mapping[str, Any], results: Mapping[str, Any],
         "leaky": protocol["on_both_sides"],
         "protocol": protocol,
         "n_seeds": len(protocol["seeds"]),
-        "pictures": {key: figures.svg_uri(figure) for key, figure in drawn.items()},
+        "pictures": _figures(protocol, systems, titles, labels, human),
         "recalls": [(label, [numbers["recalls"][i] for numbers in systems.values()]) for i, label in enumerate(labels)],
         "systems": list(titles.values()),
         "groups": {
@@ -120,16 +120,15 @@ def _figures(
     titles: Mapping[str, str],
     labels: Sequence[str],
     human: float | None,
-) -> dict[str, Figure]:
-    """The figures of a protocol by name."""
+) -> dict[str, str]:
+    """Data URIs of the figures of a protocol by name."""
     network = systems[NETWORK]
     # The recalls of a constant answer are 0 and 1.
     shown = {titles[system]: numbers for system, numbers in systems.items() if system != "majority"}
     recalls = {title: numbers["recalls"] for title, numbers in shown.items()}
     line = None if human is None else ("human raters, all emotions", human)
     speakers = list(network["by"]["speaker"])
-    by_speaker = {title: numbers["by"]["speaker"] for title, numbers in shown.items()}
-    uars = {title: [groups[speaker]["uar"] for speaker in speakers] for title, groups in by_speaker.items()}
+    uars = {title: [each["by"]["speaker"][who]["uar"] for who in speakers] for title, each in shown.items()}
     drawn = {
         "confusion": figures.confusion(np.array(network["confusion"]), labels, unit="clips"),
         "recalls": figures.marks(recalls, labels, xlabel="recall (% of the emotion's clips)", line=line),
@@ -141,4 +140,4 @@ def _figures(
     if protocol["folds"] is not None:
         by_fold = {titles[s]: [(run["fold"], run["uar"]) for run in each["runs"]] for s, each in systems.items()}
         drawn["folds"] = figures.over_folds(by_fold, ylabel="UAR of the fold's clips (%)")
-    return drawn
+    return {name: figures.svg_uri(figure) for name, figure in drawn.items()}

@@ -28,10 +28,8 @@ CARD_WIDTH_IN = 3.3  # three of them side by side
 _COLOURS = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, VERMILLION, "#CC79A7", "#000000")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 
-_WIDE_IN = 7.2
 _LINES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"))
 _MARKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (GREY, "D"))
-_MOST_MARKERS = 40
 # A user's matplotlibrc must not change a page, nor a page the user's figures.
 styled = style.context(
     [
@@ -61,12 +59,10 @@ def confusion(counts: Int[np.ndarray, "C C"], label_names: Sequence[str], *, uni
     """
     n = len(label_names)
     totals = counts.sum(axis=1, keepdims=True)
-    shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+    shares = counts / np.where(totals > 0, totals, np.nan)
     figure, axes = _panel(WIDTH_IN)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(n, n):
-        if not totals[row]:
-            continue
+    for row, column in np.argwhere(np.isfinite(shares)):
         # Above 0.72 white contrasts more with the blue than black does (WCAG's ratio).
         colour = "white" if shares[row, column] > 0.72 else "black" if counts[row, column] else GREY
         at: dict[str, Any] = {"ha": "center", "color": colour}
@@ -92,9 +88,9 @@ def recalls(
 
     `shares` and `chance` are in [0, 1]; None is an emotion without examples.
     """
-    n = len(label_names)
-    figure, axes = _panel(0.9 + 0.34 * n)
-    axes.barh(range(n), [100 * (share or 0) for share in shares], color=BLUE, height=0.66)
+    rows = range(len(label_names))
+    figure, axes = _panel(0.9 + 0.34 * len(rows))
+    axes.barh(rows, [100 * (share or 0) for share in shares], color=BLUE, height=0.66)
     for row, (share, count) in enumerate(zip(shares, counts, strict=True)):
         end, text, colour = (0.0, f"no {unit}", GREY) if share is None else (100 * share, _percent(share), "black")
         if end > 75:
@@ -106,9 +102,8 @@ def recalls(
         axes.text(101.5, row, f"n = {count}", va="center", color=GREY, size=8)
     axes.axvline(100 * chance, color=VERMILLION, linestyle="--", linewidth=1.4, label=f"chance, {100 * chance:.1f} %")
     figure.legend(loc="outside upper left")
-    _name_rows(axes, range(n), label_names)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"recall (% of the emotion's {unit})")
+    _name_rows(axes, rows, label_names)
+    axes.set(xlabel=f"recall (% of the emotion's {unit})", ylim=axes.get_ylim()[::-1])
     return figure
 
 
@@ -125,8 +120,9 @@ def curves(
     if chosen_epoch is not None:
         axes.axvline(chosen_epoch, color="black", linestyle=":", linewidth=1.4, label="chosen checkpoint")
     for i, (name, (epochs, values)) in enumerate(lines.items()):
-        dense: dict[str, Any] = {"marker": "", "linewidth": 1.0} if len(epochs) > _MOST_MARKERS else {}
-        _line(axes, i, name, epochs, values, **{"markersize": 4, **dense})
+        # More than 40 markers would run into each other.
+        look: dict[str, Any] = {"marker": "", "linewidth": 1.0} if len(epochs) > 40 else {"markersize": 4}
+        _line(axes, i, name, epochs, values, **look)
     axes.set(xlabel="training time (epochs)", ylabel=ylabel, xlim=(0, None), ylim=(0, top))
     axes.grid()
     figure.legend(loc="outside upper left", ncols=3, handlelength=2.4)
@@ -171,14 +167,13 @@ class Score:
 @styled
 def scores(groups: Mapping[str, Sequence[Score]], *, xlabel: str) -> Figure:
     """Draw a row for each score under its group's name: a mark with its interval, rings for its runs, and chance."""
-    n_rows = sum(1 + len(group) for group in groups.values())
-    figure, axes = _panel(0.75 + 0.27 * n_rows, width_in=_WIDE_IN)
-    row, places, names = 0, [], []
+    figure, axes = _panel(0.75 + 0.27 * sum(1 + len(group) for group in groups.values()), width_in=7.2)
+    row, names = 0, {}
     for group, members in groups.items():
         axes.text(0.5, row, group, va="center", weight="bold", size=8.5)
         for score in members:
             row += 1
-            colour, _ = _MARKS[score.mark]
+            colour = _MARKS[score.mark][0]
             ring: dict[str, Any] = {"color": "none", "edgecolor": colour, "linewidth": 0.7, "s": 16, "clip_on": False}
             # Beneath the bar, which would hide them.
             axes.scatter([100 * value for value in score.runs], [row + 0.24] * len(score.runs), **ring)
@@ -186,10 +181,9 @@ def scores(groups: Mapping[str, Sequence[Score]], *, xlabel: str) -> Figure:
                 axes.plot([100 * end for end in score.interval], [row, row], color=colour, linewidth=2.2, zorder=3)
             _marks(axes, score.mark, [100 * score.value], [row], zorder=4)
             axes.plot([100 * score.chance] * 2, [row - 0.38, row + 0.38], color="black", linestyle=":", linewidth=1.4)
-            places.append(row)
-            names.append(score.title)
+            names[row] = score.title
         row += 1
-    _name_rows(axes, places, names)
+    _name_rows(axes, [*names], [*names.values()])
     axes.grid(axis="x")
     axes.set(xlabel=xlabel, ylim=(row - 0.4, -0.6))
     return figure
@@ -206,9 +200,8 @@ def marks(
     """Draw a row for each of `names` with a mark for each series of shares, and a named line at a share."""
     figure, axes = _panel(1.0 + 0.24 * len(names))
     for i, (name, shares) in enumerate(values.items()):
-        aside = _aside(i, len(values), apart=0.16)
-        known = [(100 * share, row + aside) for row, share in enumerate(shares) if share is not None]
-        _marks(axes, i, *np.array(known).reshape(-1, 2).T, label=name, zorder=3)
+        known = np.array([(100 * share, row) for row, share in enumerate(shares) if share is not None]).reshape(-1, 2)
+        _marks(axes, i, known[:, 0], known[:, 1] + _aside(i, len(values), apart=0.16), label=name, zorder=3)
     if line is not None:
         axes.axvline(100 * line[1], color="black", linestyle="--", linewidth=1.2, label=line[0])
     figure.legend(loc="outside upper left", ncols=2)
@@ -240,24 +233,18 @@ def reliability(calibration: Mapping[str, Any], *, temperature: str) -> Figure:
     `before` and `after` the division by a temperature there are `ece`, and `confidence`, `accuracy` (shares, None for
     an empty bin) and `count` of the bins.
     """
-    lines = {
-        f"as trained, ECE {percent(calibration['before']['ece'])}": calibration["before"],
-        f"temperature {temperature}, ECE {percent(calibration['after']['ece'])}": calibration["after"],
-    }
     figure = Figure(figsize=(WIDTH_IN, 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.plot([0, 100], [0, 100], color=GREY, linestyle=":", linewidth=1.2, label="as sure as right")
-    for i, (name, bins) in enumerate(lines.items()):
+    for i, (name, when) in enumerate((("as trained", "before"), (f"temperature {temperature}", "after"))):
+        bins, counts = calibration[when], np.array(calibration[when]["count"])
         known = [(100 * c, 100 * a) for c, a in zip(bins["confidence"], bins["accuracy"], strict=True) if c is not None]
-        _line(above, i, name, *np.array(known).reshape(-1, 2).T, linewidth=1.4)
-        n = len(bins["count"])
-        width = 100 / n
-        shares = [100 * count / max(1, sum(bins["count"])) for count in bins["count"]]
+        _line(above, i, f"{name}, ECE {percent(bins['ece'])}", *np.array(known).reshape(-1, 2).T, linewidth=1.4)
         # The bars of a bin stand side by side.
-        left = [width * (k + 0.1 + 0.4 * i) for k in range(n)]
+        left, width = (np.arange(len(counts)) + 0.1 + 0.4 * i) * 100 / len(counts), 40 / len(counts)
         colour = _LINES[i][0]
         fill: dict[str, Any] = {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if i else {"color": colour}
-        below.bar(left, shares, 0.4 * width, align="edge", linewidth=0.6, **fill)
+        below.bar(left, 100 * counts / max(1, counts.sum()), width, align="edge", linewidth=0.6, **fill)
     figure.legend(loc="outside upper left")
     above.grid()
     above.set(ylabel="right (% of the bin's clips)", xlim=(0, 100), ylim=(0, 100))
@@ -305,14 +292,13 @@ def scatter(
     """
     columns = 4
     figure, axes = _panel(3.9 + 0.17 * -(-len(names) // columns))
-    of = np.asarray(groups)
     for i, name in enumerate(names):
         # The shapes move on by one with each round of colours, so that 64 groups differ.
         colour, marker = _COLOURS[i % len(_COLOURS)], _SHAPES[(i + i // len(_COLOURS)) % len(_SHAPES)]
-        x, y = places[of == name].T
+        x, y = places[np.asarray(groups) == name].T
         axes.scatter(x, y, s=26, c=colour, marker=marker, edgecolors="black", linewidths=0.4, label=name)
-    axes.set_xlabel(f"first principal component ({_percent(float(shares[0]))} of the variance)")
-    axes.set_ylabel(f"second principal component ({_percent(float(shares[1]))})")
+    axes.set_xlabel(f"first principal component ({_percent(shares[0])} of the variance)")
+    axes.set_ylabel(f"second principal component ({_percent(shares[1])})")
     axes.set_aspect("equal", "datalim")
     axes.grid()
     figure.legend(loc="outside lower left", ncols=columns, handletextpad=0.2, columnspacing=1.0)

@@ -6,11 +6,11 @@ Pure functions in the style of `figures`, which draws numbers.
 import functools
 import io
 import math
-import wave
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.io.wavfile
 from jaxtyping import Float, Int16, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -20,10 +20,6 @@ from PIL import Image
 from fusion_emotion.pages.figures import BLUE, CARD_WIDTH_IN, WIDTH_IN, data_uri, styled
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
-_STRIP_HEIGHT_PX = 96  # at most
-_ENVELOPE_COLUMNS = 500
-_DYNAMIC_RANGE_DB = 70
-_MOST_TIMES = 8  # marked on an axis
 _LEFT_IN, _TOP_IN, _GAP_IN = 0.5, 0.06, 0.04  # around panels
 
 _Panel = tuple[float, Callable[[Axes], None]]  # its height in inches, and what draws it
@@ -45,8 +41,7 @@ def example(
     right_in = 0.14
     panels: list[_Panel] = []
     if faces is not None:
-        strip = functools.partial(_draw_strip, strip_of(faces), start_s, length_s)
-        panels.append((_face_in(len(faces), right_in), strip))
+        panels.append(_strip(np.hstack([*faces]), start_s, length_s, right_in=right_in))
     if waveform is not None:
         panels.append((0.8, functools.partial(_draw_spectrogram, waveform, start_s)))
     figure = _over_time([*panels, *map(_sentence, missing)], start_s, length_s, right_in=right_in)
@@ -76,10 +71,9 @@ def explanation(
     right_in = 0.5
     panels: list[_Panel] = []
     if heat is not None and faces is not None:
-        strip = strip_of(faces)
-        for picture, name in ((strip, "faces"), (_heated(strip, heat), "Grad-CAM")):
-            draw = functools.partial(_draw_strip, picture, start_s, length_s, name=name)
-            panels.append((_face_in(len(faces), right_in), draw))
+        plain = np.hstack([*faces])
+        for picture, name in ((plain, "faces"), (_heated(plain, heat), "Grad-CAM")):
+            panels.append(_strip(picture, start_s, length_s, right_in=right_in, name=name))
     elif heat is not None:
         panels.append(_sentence("no face in this segment"))
     if relevance is not None and log_mel_db is not None:
@@ -103,7 +97,7 @@ def sound(waveform: Int16[np.ndarray, "samples"]) -> Figure:
     # At fixed places, so that the panels of a sheet's clips are aligned.
     below = figure.add_axes((0.1, 0.26, 0.88, 0.42))
     above = figure.add_axes((0.1, 0.7, 0.88, 0.29), sharex=below)
-    columns = np.array_split(waveform.astype(np.int32), min(_ENVELOPE_COLUMNS, len(waveform)))
+    columns = np.array_split(waveform.astype(np.int32), min(500, len(waveform)))
     time_s = np.linspace(0, len(waveform) / SAMPLE_RATE_HZ, len(columns))
     low, high = [column.min() for column in columns], [column.max() for column in columns]
     above.fill_between(time_s, low, high, color=BLUE, linewidth=0.5)
@@ -133,15 +127,10 @@ def log_mel(
     return figure
 
 
-def strip_of(faces: UInt8[np.ndarray, "T S S 3"]) -> UInt8[np.ndarray, "S width 3"]:
-    """Put the faces side by side in one picture."""
-    return faces.swapaxes(0, 1).reshape(faces.shape[1], -1, 3)
-
-
 def _times_s(start_s: float, length_s: float) -> Float[np.ndarray, "n"]:
-    """Return the times to mark on an axis: whole frames, few enough to read."""
+    """Return the times to mark on an axis: whole frames, at most nine."""
     n_frames = round(length_s * FRAME_RATE_HZ)
-    return start_s + np.arange(0, n_frames + 1, math.ceil(n_frames / _MOST_TIMES)) / FRAME_RATE_HZ
+    return start_s + np.arange(0, n_frames + 1, math.ceil(n_frames / 8)) / FRAME_RATE_HZ
 
 
 def _over_time(panels: Sequence[_Panel], start_s: float, length_s: float, *, right_in: float) -> Figure:
@@ -163,11 +152,6 @@ def _over_time(panels: Sequence[_Panel], start_s: float, length_s: float, *, rig
     return figure
 
 
-def _face_in(n_faces: int, right_in: float) -> float:
-    """Return the height of a panel of square faces."""
-    return (WIDTH_IN - _LEFT_IN - right_in) / n_faces
-
-
 def _sentence(sentence: str) -> _Panel:
     def draw(axes: Axes) -> None:
         axes.set_facecolor("#eeeeee")
@@ -177,17 +161,20 @@ def _sentence(sentence: str) -> _Panel:
     return 0.26, draw
 
 
-def _draw_strip(
-    strip: UInt8[np.ndarray, "S width 3"], start_s: float, length_s: float, axes: Axes, *, name: str = ""
-) -> None:
-    axes.imshow(strip, extent=(start_s, start_s + length_s, 0, 1), aspect="auto", interpolation="bicubic")
-    axes.set_yticks([])
-    axes.set_ylabel(name)
+def _strip(
+    picture: UInt8[np.ndarray, "S width 3"], start_s: float, length_s: float, *, right_in: float, name: str = ""
+) -> _Panel:
+    def draw(axes: Axes) -> None:
+        axes.imshow(picture, extent=(start_s, start_s + length_s, 0, 1), aspect="auto", interpolation="bicubic")
+        axes.set_yticks([])
+        axes.set_ylabel(name)
+
+    return (WIDTH_IN - _LEFT_IN - right_in) / (picture.shape[1] / picture.shape[0]), draw
 
 
 def _draw_spectrogram(waveform: Int16[np.ndarray, "samples"], start_s: float, axes: Axes) -> None:
     extent = (start_s, start_s + len(waveform) / SAMPLE_RATE_HZ, 0, SAMPLE_RATE_HZ / 2000)
-    shades: dict[str, Any] = {"cmap": "Greys", "vmin": -_DYNAMIC_RANGE_DB, "vmax": 0, "interpolation": "bilinear"}
+    shades: dict[str, Any] = {"cmap": "Greys", "vmin": -70, "vmax": 0, "interpolation": "bilinear"}
     axes.imshow(spectrogram_db(waveform), origin="lower", extent=extent, aspect="auto", **shades)
     axes.set_yticks([0, 4, 8])
     axes.set_ylabel("kHz", labelpad=2)
@@ -220,21 +207,19 @@ def _draw_cells(
 def _heated(strip: UInt8[np.ndarray, "S width 3"], heat: Float[np.ndarray, "rows columns"]) -> np.ndarray:
     """Colour a strip in grey by its heat; the hottest place has the full colour."""
     opacity = heat / max(float(heat.max()), 1e-12)
-    size = (strip.shape[1], strip.shape[0])
-    opacity = np.asarray(Image.fromarray(opacity.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))[..., None]
-    grey = np.asarray(Image.fromarray(strip).convert("L"))[..., None] / 255
-    coloured = colormaps["inferno"](0.25 + 0.65 * opacity[..., 0])[..., :3]
-    opacity = 0.75 * np.clip(opacity, 0, 1)
+    picture = Image.fromarray(strip)
+    opacity = np.asarray(Image.fromarray(opacity.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR))
+    grey = np.asarray(picture.convert("L"))[..., None] / 255
+    coloured = colormaps["inferno"](0.25 + 0.65 * opacity)[..., :3]
+    opacity = 0.75 * np.clip(opacity, 0, 1)[..., None]
     return np.round(255 * ((1 - opacity) * grey + opacity * coloured)).astype(np.uint8)
 
 
-def spectrogram_db(
-    waveform: Int16[np.ndarray, "samples"], *, n_fft: int = 512, hop_length: int = 128
-) -> Float[np.ndarray, "bins frames"]:
+def spectrogram_db(waveform: Int16[np.ndarray, "samples"]) -> Float[np.ndarray, "bins frames"]:
     """Power in dB below the loudest point, from 0 Hz to the Nyquist frequency, with zeros beyond the ends."""
-    padded = np.pad(waveform.astype(np.float64), n_fft // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
-    power = np.abs(np.fft.rfft(frames * np.hanning(n_fft))) ** 2
+    padded = np.pad(waveform.astype(np.float64), 256)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::128]
+    power = np.abs(np.fft.rfft(frames * np.hanning(512))) ** 2
     return 10 * np.log10(np.maximum(power, 1e-10) / max(power.max(), 1e-10)).T
 
 
@@ -248,8 +233,8 @@ def jpeg_uri(figure: Figure) -> str:
 
 def strip_uri(faces: UInt8[np.ndarray, "T S S 3"]) -> str:
     """Faces side by side as a data URI of a JPEG, pixel by pixel; large ones are made smaller."""
-    picture = Image.fromarray(strip_of(faces))
-    picture.thumbnail((picture.width, _STRIP_HEIGHT_PX))
+    picture = Image.fromarray(np.hstack([*faces]))
+    picture.thumbnail((picture.width, 96))
     out = io.BytesIO()
     picture.save(out, format="jpeg", quality=88, subsampling=0)
     return data_uri("image/jpeg", out)
@@ -258,9 +243,5 @@ def strip_uri(faces: UInt8[np.ndarray, "T S S 3"]) -> str:
 def wav_uri(waveform: Int16[np.ndarray, "samples"]) -> str:
     """A sound as a data URI of a WAV file."""
     out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE_HZ)
-        file.writeframes(waveform.astype("<i2").tobytes())
+    scipy.io.wavfile.write(out, SAMPLE_RATE_HZ, waveform)
     return data_uri("audio/wav", out)

@@ -4,11 +4,12 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from fusion_emotion.corpora import catalogue
 from fusion_emotion.errors import UserError
@@ -21,20 +22,15 @@ from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 RANDOM_STRIPS, WORST_STRIPS, SOUNDS = 24, 12, 6  # clips of a sheet
 FACES = 5  # consecutive faces shown of a clip: one second
-LONGEST_SOUND_S = 10  # shown of a clip
 APART_S = 0.5  # largest difference in length of a clip's picture and sound that rounding may explain
-NAMED_CLIPS = 4  # of those that share a reason
 
 _GROUPS = ("emotion", "speaker", "sex", "intensity", "channel", "modality")
 _COLUMNS = (
     *("corpus", "clip_id", "status", "reason", "record", "n_frames", "n_samples"),
     *("found_share", "jitter", "peak", "rms_dbfs", *_GROUPS),
 )
-# Reasons that differ only in a percentage count as one.
-_PERCENTAGE = re.compile(r"\d+(?=%)")
 
 Columns = dict[str, np.ndarray]  # the manifest's fields by name, one element for each clip
-Span = tuple[float | None, float | None]  # None is the end of the values
 
 
 class Measure(NamedTuple):
@@ -43,7 +39,7 @@ class Measure(NamedTuple):
     title: str
     unit: str
     decimals: int
-    span: Span  # of the histogram
+    span: tuple[float | None, float | None]  # of the histogram; None is the end of the values
     values: Float[np.ndarray, "clips"]  # in `unit`; nan where a clip has none
 
     @property
@@ -98,8 +94,7 @@ def write_prepared(folder: pathlib.Path, path: pathlib.Path) -> None:
             for name, each in measures.items()
         },
         reasons=reasons(clips),
-        strips=_strip_sheets(clips, record),
-        sounds=_sound_sheets(clips, record),
+        **_sheets(clips, record),
         groups={field: groups(clips, measures, field, label_names) for field in _GROUPS},
         settings=list(page.leaves(settings)),
         credit=corpus.credit if corpus else "",
@@ -151,19 +146,19 @@ def notes(clips: Columns, label_names: Sequence[str]) -> list[str]:
         (clips["peak"] >= 1, "the sound reaches full scale, and so may be clipped"),
     )
     lines = [f"{count:,} of {len(usable):,} clips: {text}." for where, text in counted if (count := int(where.sum()))]
-    there = set(clips["emotion"][usable])
-    missing = [name for name in label_names if name not in there]
+    missing = [name for name in label_names if name not in clips["emotion"][usable]]
     return lines + ([f"No usable clip is {', '.join(missing)}."] if missing else [])
 
 
 def reasons(clips: Columns) -> list[dict[str, Any]]:
-    """The reasons for quarantine and for missing parts, the most frequent first, each with some of its clips."""
+    """The reasons for quarantine and for missing parts, the most frequent first, each with up to four of its clips."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for clip in np.flatnonzero(clips["reason"] != ""):
-        key = (clips["status"][clip], _PERCENTAGE.sub("…", clips["reason"][clip]))
+        # Reasons that differ only in a percentage count as one.
+        key = (clips["status"][clip], re.sub(r"\d+(?=%)", "…", clips["reason"][clip]))
         by_reason.setdefault(key, []).append(clips["clip_id"][clip])
     return [
-        {"status": status, "reason": reason, "count": len(named), "clips": named[:NAMED_CLIPS]}
+        {"status": status, "reason": reason, "count": len(named), "clips": named[:4]}
         for (status, reason), named in sorted(by_reason.items(), key=lambda item: -len(item[1]))
     ]
 
@@ -197,50 +192,41 @@ def _found_share(clips: Columns, of: Bool[np.ndarray, "clips"]) -> float | None:
     return float((clips["found_share"][of] * frames).sum() / frames.sum()) if frames.any() else None
 
 
-def _strip_sheets(clips: Columns, record: Callable[[int], Record]) -> list[dict[str, Any]]:
-    def shots(start: Callable[[Record], int]) -> Callable[[int], dict[str, Any]]:
-        return lambda clip: _strip(clips, clip, record(clip), start)
+def _sheets(clips: Columns, record: Callable[[int], Record]) -> dict[str, list[dict[str, Any]]]:
+    """The contact sheets of faces and of sounds; those without a clip are left out."""
 
-    seen = np.flatnonzero(clips["n_frames"])
-    gaps = seen[clips["found_share"][seen] < 1]
-    by_hash = "Chosen by the hash of the clip's name; the five faces in the middle of each."
+    def first(of: np.ndarray, order: list[bytes] | np.ndarray, count: int) -> list[int]:
+        return sorted(of.tolist(), key=lambda clip: order[clip])[:count]
+
+    seen, heard = np.flatnonzero(clips["n_frames"]), np.flatnonzero(clips["n_samples"])
+    found, jitter, loudness = clips["found_share"], clips["jitter"], clips["rms_dbfs"]
+    gaps = seen[found[seen] < 1]
+    hashes = [hashed(str(clip_id)) for clip_id in clips["clip_id"]]
+    by_hash = "Chosen by the hash of the clip's name"
+    by_middle = f"{by_hash}; the five faces in the middle of each."
     by_gaps = "Where no face was found, the crop is the nearest one. The five faces with the most gaps."
     by_jerk = "The five faces around the clip's largest jerk."
-    return _sheets(
-        ("Random clips", by_hash, _random(clips, seen, RANDOM_STRIPS), shots(middle)),
-        ("Fewest faces found", by_gaps, _worst(gaps, -clips["found_share"][gaps], WORST_STRIPS), shots(fewest_found)),
-        ("Most box jitter", by_jerk, _worst(seen, clips["jitter"][seen], WORST_STRIPS), shots(largest_jerk)),
-    )
-
-
-def _sound_sheets(clips: Columns, record: Callable[[int], Record]) -> list[dict[str, Any]]:
-    def shot(clip: int) -> dict[str, Any]:
-        return _sound(clips, clip, record(clip))
-
-    heard = np.flatnonzero(clips["n_samples"])
-    loudness = clips["rms_dbfs"][heard]
-    return _sheets(
-        ("Random clips", "Chosen by the hash of the clip's name.", _random(clips, heard, SOUNDS), shot),
-        ("Quietest clips", "", _worst(heard, -loudness, SOUNDS), shot),
-        ("Loudest clips", "", _worst(heard, loudness, SOUNDS), shot),
-    )
-
-
-def _sheets(*sheets: tuple[str, str, list[int], Callable[[int], dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Contact sheets from a title, how clips were chosen, the clips and a shot of each; none for no clip."""
-    return [
-        {"title": title, "chosen": chosen, "shots": [shot(clip) for clip in of]}
-        for title, chosen, of, shot in sheets
-        if of
-    ]
-
-
-def _random(clips: Columns, among: Int[np.ndarray, "n"], count: int) -> list[int]:
-    return sorted(among.tolist(), key=lambda clip: hashed(str(clips["clip_id"][clip])))[:count]
-
-
-def _worst(among: Int[np.ndarray, "n"], badness: Float[np.ndarray, "n"], count: int) -> list[int]:
-    return among[np.argsort(-badness, kind="stable")[:count]].tolist()
+    # By kind: the title of a sheet, how its clips were chosen, the clips, and what is shown of each.
+    sheets: dict[str, list[tuple[str, str, list[int], Callable[..., dict[str, Any]]]]] = {
+        "strips": [
+            ("Random clips", by_middle, first(seen, hashes, RANDOM_STRIPS), partial(_strip, choose=middle)),
+            ("Fewest faces found", by_gaps, first(gaps, found, WORST_STRIPS), partial(_strip, choose=fewest_found)),
+            ("Most box jitter", by_jerk, first(seen, -jitter, WORST_STRIPS), partial(_strip, choose=largest_jerk)),
+        ],
+        "sounds": [
+            ("Random clips", f"{by_hash}.", first(heard, hashes, SOUNDS), _sound),
+            ("Quietest clips", "", first(heard, loudness, SOUNDS), _sound),
+            ("Loudest clips", "", first(heard, -loudness, SOUNDS), _sound),
+        ],
+    }
+    return {
+        kind: [
+            {"title": title, "chosen": chosen, "shots": [shot(clips, clip, record(clip)) for clip in of]}
+            for title, chosen, of, shot in rows
+            if of
+        ]
+        for kind, rows in sheets.items()
+    }
 
 
 def middle(record: Record) -> int:
@@ -291,7 +277,7 @@ def _sound(clips: Columns, clip: int, record: Record) -> dict[str, Any]:
         "emotion": record.emotion,
         "facts": f"{clips['rms_dbfs'][clip]:.1f} dBFS, peak {100 * clips['peak'][clip]:.1f} %".replace("-", "−"),
         "where": f"{len(record.waveform) / SAMPLE_RATE_HZ:.1f} s",
-        "picture": pictures.jpeg_uri(pictures.sound(record.waveform[: LONGEST_SOUND_S * SAMPLE_RATE_HZ])),
+        "picture": pictures.jpeg_uri(pictures.sound(record.waveform[: 10 * SAMPLE_RATE_HZ])),
         "alt": f"Waveform and spectrogram of clip {record.clip_id}",
         "marks": [],
     }

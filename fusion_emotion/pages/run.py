@@ -99,9 +99,8 @@ def _pictures(results: Mapping[str, Any], log: Sequence[Mapping[str, Any]], leve
         f"confusion_{level}": figures.confusion(np.array(test[level]["confusion"]), names, unit=f"{level}s")
         for level in levels
     }
-    clips = [sum(row) for row in test["clip"]["confusion"]]
-    chance = test["clip"]["chance_uar"]
-    drawn["recalls"] = figures.recalls(test["clip"]["recalls"], clips, names, chance=chance, unit="clips")
+    clip, counts = test["clip"], [sum(row) for row in test["clip"]["confusion"]]
+    drawn["recalls"] = figures.recalls(clip["recalls"], counts, names, chance=clip["chance_uar"], unit="clips")
     drawn["reliability"] = figures.reliability(calibration, temperature=f"{calibration['temperature']:.2f}")
     chosen = next((row["epoch"] for row in log if row["step"] == results["checkpoint"]["step"]), None)
 
