@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from fusion_emotion import commands, config
 from fusion_emotion.evaluate import answers
 from fusion_emotion.input.data import Data
-from fusion_emotion.pages.pictures import strip_of
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
         # The first clip of the emotion that has a picture, whatever was predicted of it, and its first segment.
         clip = next(i for i, row in enumerate(segments.rows) if row.label == label and row.n_frames)
         guess = predicted[segments.rows[clip].clip_id]
-        axes.imshow(strip_of(source.segment(int(np.flatnonzero(segments.clip == clip)[0]))["faces"]))
+        axes.imshow(np.hstack([*source.segment(int(np.flatnonzero(segments.clip == clip)[0]))["faces"]]))
         verdict = "right" if guess == label else "wrong"
         axes.set_title(f"{name}, predicted {data.label_names[guess]} ({verdict})", fontsize=10)
         axes.set_axis_off()

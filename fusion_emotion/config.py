@@ -26,7 +26,7 @@ SET_BY_CROSSVAL = ("seed", "split.protocol", "split.fold")
 
 
 class Check(NamedTuple):
-    """A condition on a value, and what was expected in words; `names` are those of `one_of`."""
+    """A condition on a value, and its description; `names` are those of `one_of`."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -114,7 +114,7 @@ FIELDS: dict[str, Field] = {
     "crossval.seeds": Field((0,), several(_SEED, once=True)),  # every fold is run with each
     "crossval.jobs": Field(1, at_least(1)),  # runs at once; they share the cores and the accelerator's memory
     "crossval.baselines": Field(True),  # also majority class and logistic regressions on the same splits
-    # --- prepare: what is written into the records; each field changes the name of the cache folder ---
+    # --- prepare: the content of the records; each field changes the name of the cache folder ---
     "prepare.detector": Field("insightface", one_of("insightface", "centerface")),  # centerface: embedded, no download
     "prepare.detector_sizes": Field((192, 512), several(at_least(32))),  # px, longer side of the input; tried in turn
     "prepare.detector_threshold": Field(0.5, between(0, 1, "()")),  # lowest score of a face
@@ -187,7 +187,7 @@ FIELDS: dict[str, Field] = {
     "run.provider": Field("auto", one_of("auto", "cpu", "cuda")),  # of the detector; auto: cuda if onnxruntime-gpu runs
     "run.clip_timeout_s": Field(600.0, above(0)),  # a clip that takes longer is quarantined
     "run.insightface_root": Field("~/.insightface"),  # folder of InsightFace's packs
-    "run.download": Field(False),  # fetch from Zenodo what data.root lacks; --mode=download does only that
+    "run.download": Field(False),  # fetch from Zenodo the files that data.root lacks; --mode=download does only that
     "run.download_url": Field("https://zenodo.org"),  # or a mirror
     "run.keep_archives": Field(False),  # after they are unpacked
     "run.resident_gb": Field(4.0, at_least(0)),  # a prepared corpus up to this size is kept on each device

@@ -1,6 +1,5 @@
 """The same training on any number of devices and processes."""
 
-import json
 import pathlib
 import platform
 import signal
@@ -14,11 +13,12 @@ import pytest
 
 import run_tiny
 import tiny
+from conftest import ROOT
 from fusion_emotion.errors import UserError
 from fusion_emotion.train import cluster
 from fusion_emotion.train.writer import read_metrics
+from run_tiny import finish
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Dropout and augmentations must be keyed by example. On eight devices each has two segments, a pair for mixup. Noise
 # and colour are left to test_augment.py: their last bit depends on the shapes.
 CONFIG = {
@@ -42,60 +42,37 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tiny.write(tmp_path_factory.mktemp("prepared") / "tiny")
 
 
-def start(
-    records: pathlib.Path, workdir: pathlib.Path, *cluster_flags: str, devices: int, **changes: object
-) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "tests/run_tiny.py",
-            str(records),
-            str(workdir),
-            json.dumps({**CONFIG, **changes}),
-            *cluster_flags,
-        ],
-        cwd=ROOT,
-        env=run_tiny.environment(devices),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def curve(workdir: pathlib.Path) -> dict[tuple[int, str], dict[str, float]]:
-    """What was measured at each step, but for the clock's part."""
-    clock = ("seconds", "segments_per_s", "input_wait_share", "step", "part")
-    return {
-        (row["step"], row["part"]): {name: value for name, value in row.items() if name not in clock}
-        for row in read_metrics(workdir)
-    }
-
-
-def trained(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-
-
 @pytest.fixture(scope="module")
-def one_device(records: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    workdir = tmp_path_factory.mktemp("one")
-    trained(start(records, workdir, devices=1))
-    return curve(workdir)
+def trained(records: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, pathlib.Path]:
+    """The workdirs of trainings on one device and on eight."""
+    workdirs = {devices: tmp_path_factory.mktemp(f"devices-{devices}") for devices in (1, 8)}
+    for devices, workdir in workdirs.items():
+        finish(run_tiny.start(records, workdir, CONFIG, devices=devices))
+    return workdirs
 
 
-def same(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
-    assert len(found) > 10
-    for step, row in expected.items():
-        for name, value in row.items():
-            assert found[step][name] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), (step, name)
+def same(workdir: pathlib.Path, expected: pathlib.Path) -> None:
+    """Equal rows of metrics, in any order of training and validation, up to rounding."""
+    rows, expected_rows = (
+        sorted(run_tiny.rows(folder), key=lambda row: (row["step"], row["part"])) for folder in (workdir, expected)
+    )
+    assert len(rows) == len(expected_rows) > 10
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert row.pop("part") == expected_row.pop("part")
+        assert row == pytest.approx(expected_row, rel=TOLERANCE, abs=1e-6)
 
 
-@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 8])
+def test_eight_devices_are_one_device(trained: dict[int, pathlib.Path]) -> None:
+    same(trained[8], trained[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
 def test_the_number_of_devices_does_not_matter(
-    records: pathlib.Path, one_device: dict, devices: int, tmp_path: pathlib.Path
+    records: pathlib.Path, trained: dict[int, pathlib.Path], devices: int, tmp_path: pathlib.Path
 ) -> None:
-    trained(start(records, tmp_path, devices=devices))
-    same(curve(tmp_path), one_device)
+    finish(run_tiny.start(records, tmp_path, CONFIG, devices=devices))
+    same(tmp_path, trained[1])
 
 
 def free_address() -> str:
@@ -105,30 +82,29 @@ def free_address() -> str:
 
 
 def two_processes(records: pathlib.Path, workdir: pathlib.Path) -> list[subprocess.Popen]:
-    coordinator = free_address()
-    return [start(records, workdir, coordinator, "2", str(index), devices=2) for index in range(2)]
+    flags = (free_address(), "2")
+    return [run_tiny.start(records, workdir, CONFIG, *flags, str(index), devices=2) for index in range(2)]
 
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_device(
-    records: pathlib.Path, one_device: dict, tmp_path: pathlib.Path
+    records: pathlib.Path, trained: dict[int, pathlib.Path], tmp_path: pathlib.Path
 ) -> None:
-    """Each reads its own share of every batch, by gloo they add up, and the first one writes.
+    """Each reads its own share of every batch, gloo adds the gradients up, and the first process writes.
 
-    A signal to one of them stops both after the same step, and they go on together.
+    A signal to one of them stops both after the same step, and they resume together.
     """
     processes = two_processes(records, tmp_path)
     while not read_metrics(tmp_path) and all(process.poll() is None for process in processes):
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, said
-    steps = {text.split("stopped by SIGTERM: step ")[1].split()[0] for text in said}
-    assert len(steps) == 1
-    assert 0 < int(steps.pop()) < max(step for step, _ in one_device)
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, errors
+    [step] = {int(text.split("stopped by SIGTERM: step ")[1].split()[0]) for text in errors}
+    assert 0 < step < read_metrics(trained[1])[-1]["step"]
     for process in two_processes(records, tmp_path):
-        trained(process)
-    same(curve(tmp_path), one_device)
+        finish(process)
+    same(tmp_path, trained[1])
 
 
 @pytest.mark.slow
@@ -137,11 +113,11 @@ def test_of_several_processes_all_end_when_the_one_that_writes_cannot(
 ) -> None:
     processes = two_processes(records, tmp_path)
     run_tiny.without_room(processes[0])
-    said = [process.communicate(timeout=120)[1].strip().splitlines()[-1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 1], said
-    assert "cannot be written" in said[0]
-    assert "(File too large); there is none before it" in said[0]
-    assert "(the first process says why)" in said[1]
+    first, second = (process.communicate(timeout=120)[1].strip().splitlines()[-1] for process in processes)
+    assert [process.returncode for process in processes] == [1, 1], (first, second)
+    assert "cannot be written" in first
+    assert "(File too large); there is none before it" in first
+    assert "(the first process says why)" in second
 
 
 @pytest.mark.slow
@@ -163,27 +139,24 @@ def test_the_readme_command_of_several_processes(sample_corpus: pathlib.Path, tm
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([*command, *more], cwd=ROOT, env=run_tiny.environment(2), text=True, **pipes)
 
-    trained(begin("--mode=prepare"))
+    finish(begin("--mode=prepare"))
     processes = [begin(*flags, f"--process_id={index}") for index in range(2)]
-    (said, errors), (other, other_errors) = [process.communicate(timeout=300) for process in processes]
+    (first, errors), (second, other_errors) = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors + other_errors
-    assert "devices    4 x cpu, in 2 processes" in said
-    assert "UAR" in said
-    assert f"report: {tmp_path / 'run' / 'report.html'}" in said
-    # Gloo speaks for itself, through every process.
-    assert not [word for word in ("config", "parameters", "UAR", "report") if word in other], other
+    for words in ("devices    4 x cpu, in 2 processes", "UAR", f"report: {tmp_path / 'run' / 'report.html'}"):
+        assert words in first
+    # Gloo itself writes to the output of every process.
+    assert not [word for word in ("config", "parameters", "UAR", "report") if word in second], second
     assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_a_batch_that_does_not_divide_is_an_error(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    process = start(records, tmp_path, devices=4, train__batch_size=18)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.strip().splitlines()[-1].startswith("error: train.batch_size=18 does not divide over 4 devices")
+    error = run_tiny.failed(run_tiny.start(records, tmp_path, {**CONFIG, "train__batch_size": 18}, devices=4))
+    assert error.startswith("error: train.batch_size=18 does not divide over 4 devices")
 
 
-def test_the_loss_goes_down(one_device: dict) -> None:
-    losses = [row["loss"] for (_, part), row in one_device.items() if part == "train"]
+def test_the_loss_goes_down(trained: dict[int, pathlib.Path]) -> None:
+    losses = [row["loss"] for row in read_metrics(trained[1]) if row["part"] == "train"]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
@@ -209,9 +182,9 @@ def test_off_joins_nothing_and_auto_without_a_cluster_is_an_error() -> None:
     assert "UserError" in ran.stderr
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's allocator that is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_freed_memory_is_kept_for_what_comes_next() -> None:
-    """Ten arrays of 32 MB one after the other: 8,192 pages are asked for once, and not ten times."""
+    """Ten arrays of 32 MB, one after the other, take their 8,192 pages once and not ten times."""
     code = (
         "import resource; import numpy as np; from fusion_emotion.train import devices\n"
         "{}\n"
@@ -220,9 +193,9 @@ def test_freed_memory_is_kept_for_what_comes_next() -> None:
         "for _ in range(10): np.ones(1 << 22)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
-    faults = [
+    default, kept = (
         int(subprocess.run([sys.executable, "-c", code.format(call)], capture_output=True, check=True, cwd=ROOT).stdout)
         for call in ("", "devices.keep_memory()")
-    ]
+    )
     # NumPy asks for huge pages of arrays as large as these, where the system grants them.
-    assert faults[1] < faults[0] / 10, faults
+    assert kept < default / 10

@@ -65,16 +65,16 @@ def find(root: pathlib.Path, wanted: Wanted, *, corpus: str = "ravdess") -> Foun
     Audio alone takes the audio-only files (modality 03) if there are any, else the sound of the audio-visual ones (01):
     both are the same takes. Any other config takes the audio-visual files. Raises UserError if no clip is as wanted.
     """
-    found = find_all(root, corpus=corpus)
-    modalities = {clip.modality for clip in found.clips}
+    below = find_all(root, corpus=corpus)
+    modalities = {clip.modality for clip in below.clips}
     modality = "a" if wanted.audio_alone and "a" in modalities else "av"
     of_channel = [
-        clip for clip in found.clips if clip.modality == modality and wanted.channel in (clip.channel, "both")
+        clip for clip in below.clips if clip.modality == modality and wanted.channel in (clip.channel, "both")
     ]
     speakers = [f"{corpus}/{actor:02d}" for actor in wanted.actors]
     clips = [clip for clip in of_channel if not speakers or clip.speaker in speakers]
-    if clips or not found.clips:
-        return Found(clips=clips, passed_over=found.passed_over)
+    if clips or not below.clips:
+        return Found(clips=clips, passed_over=below.passed_over)
     lack = f"data.root={str(root)!r} holds no {wanted.channel} clip"
     if of_channel:
         raise UserError(f"{lack} of actors {', '.join(map(str, wanted.actors))} (data.actors)")

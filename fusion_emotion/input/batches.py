@@ -21,16 +21,16 @@ def cut(record: Record, start: int, length: int, *, pad_to: int) -> Batch:
     `resident.with_media` does the same on the device.
     """
     side = record.faces.shape[1]
-    faces, found = (values[start : start + length] for values in (record.faces, record.face_found))
+    faces, face_found = (values[start : start + length] for values in (record.faces, record.face_found))
     if not len(faces):
-        faces, found = np.zeros((1, side, side, 3), np.uint8), np.zeros(1, bool)
+        faces, face_found = np.zeros((1, side, side, 3), np.uint8), np.zeros(1, bool)
     sound = record.waveform[start * SAMPLES_PER_FRAME : (start + length) * SAMPLES_PER_FRAME]
     return {
         "faces": np.concatenate([faces, np.repeat(faces[-1:], pad_to - len(faces), axis=0)]),
-        "face_found": np.pad(found, (0, pad_to - len(found))),
+        "face_found": np.pad(face_found, (0, pad_to - len(face_found))),
         "waveform": np.pad(sound, (0, pad_to * SAMPLES_PER_FRAME - len(sound))),
         "n_samples": np.int32(max(1, len(sound))),
-        "has_video": np.bool_(found.any()),
+        "has_video": np.bool_(face_found.any()),
         "has_audio": np.bool_(len(sound) > 0),
     }
 

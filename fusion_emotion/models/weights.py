@@ -23,7 +23,7 @@ from fusion_emotion.models.fusion import FusionNet
 
 FOLDER, ABOUT, WEIGHTS = "model", "model.json", "weights.safetensors"
 SECTIONS = ("model", "segment", "prepare", "augment")  # of the config, kept in model.json
-PARTS = {"audio": "audio", "video": "video", "head": "Dense_0"}  # what can be loaded alone, by its name in the tree
+PARTS = {"audio": "audio", "video": "video", "head": "Dense_0"}  # that can be loaded alone, by their names in the tree
 _FORMAT = 1
 
 

@@ -11,10 +11,9 @@ from fusion_emotion.prepare.settings import Settings
 
 def resolve(settings: Settings) -> Settings:
     """Replace "auto" by the available hardware. Raises UserError if the requested hardware is missing."""
-    build_decord = "build decord2 with CUDA (its README: -DUSE_CUDA=ON)"
     resolved: dict[str, Any] = {}
     for field, gpu, why_missing, remedy in (
-        ("decoder", "gpu", _no_gpu_decoder, build_decord),
+        ("decoder", "gpu", _no_gpu_decoder, "build decord2 with CUDA (its README: -DUSE_CUDA=ON)"),
         ("provider", "cuda", _no_cuda_provider, "install requirements-cuda.txt as its first lines say"),
     ):
         asked = getattr(settings, field)

@@ -48,7 +48,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """Decode what `encode` wrote; the arrays are views of `data`."""
+    """Decode the bytes of `encode`; the arrays are views of them."""
     fields = msgpack.unpackb(data)
     for name, dtype in _DTYPES.items():
         shape, raw = fields[name]
@@ -72,7 +72,7 @@ class Row:
     modality: str
     channel: str
     status: str  # "ok" or "quarantined"
-    reason: str  # why it is quarantined, or what an `ok` clip lacks; else empty
+    reason: str  # of the quarantine, or the lack of an `ok` clip; else empty
     n_frames: int = 0  # T of the record; 0: no picture
     n_samples: int = 0  # N of the record; 0: no sound
     found_share: float = 0.0  # share of the sample times at which the face was found
