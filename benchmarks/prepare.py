@@ -27,7 +27,7 @@ from ml_collections import config_flags
 from fusion_emotion.corpora import catalogue
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare import faces, hardware, media, pool
+from fusion_emotion.prepare import faces, hardware, media, pool, sound
 from fusion_emotion.prepare.clip import prepare_clip
 from fusion_emotion.prepare.detectors import create_detector
 from fusion_emotion.prepare.records import encode
@@ -45,10 +45,8 @@ def decode_alone(argument: tuple[list[Clip], Settings]) -> Callable[[int], int]:
     clips, settings = argument
 
     def work(task: int) -> int:
-        path = clips[task % len(clips)].path
-        for _ in media.Video(path, decoder=settings.decoder).frames():
+        for _ in media.Film(clips[task % len(clips)].path, decoder=settings.decoder).frames():
             pass
-        media.decode_audio(path)
         return 0
 
     return work
@@ -59,7 +57,7 @@ def prepare_all(argument: tuple[list[Clip], Settings]) -> Callable[[int], int]:
     clips, settings = argument
     cv2.setNumThreads(1)
     detector = create_detector(settings)
-    media.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
+    sound.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
 
     def work(task: int) -> int:
         _, record = prepare_clip(clips[task % len(clips)], settings, detector)
@@ -85,25 +83,22 @@ def stages(clips: list[Clip], settings: Settings) -> dict[str, float]:
     """Seconds of each stage over all clips, in this process and on one thread."""
     cv2.setNumThreads(1)
     detector = create_detector(settings)
-    media.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
+    sound.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
     spent: dict[str, float] = defaultdict(float)
     for clip in clips:
         marks = [("", time.perf_counter())]
         mark = functools.partial(lambda marks, name: marks.append((name, time.perf_counter())), marks)
-        video = media.Video(clip.path, decoder=settings.decoder)
-        frames = list(video.frames())
+        film = media.Film(clip.path, decoder=settings.decoder)
+        mark("open, decode and resample audio")
+        frames = list(film.frames())
         mark("decode video")
         found = faces.detect(frames, detector, every=settings.detect_every)
         mark("detect")
-        track = faces.track(found, width=video.shape[1], height=video.shape[0])
+        track = faces.track(found, width=film.shape[1], height=film.shape[0])
         squares = faces.squares(faces.smooth(track).box, margin=settings.margin)
         for frame, square in zip(frames, squares, strict=True):
             faces.crop(frame, square, size=settings.face_size)
         mark("track and crop")
-        sound, rate_hz = media.decode_audio(clip.path)
-        mark("decode audio")
-        media.resample(sound, rate_hz)
-        mark("resample")
         for (_, before), (stage, after) in pairwise(marks):
             spent[stage] += after - before
     return spent
@@ -112,7 +107,7 @@ def stages(clips: list[Clip], settings: Settings) -> dict[str, float]:
 def detector_table(clips: list[Clip], settings: Settings) -> None:
     """Recall, time and steadiness of each size of the detector's input, every sampled frame looked at."""
     print(f"\n{settings.detector}, input size  found  ms/frame  jitter detected  jitter smoothed  largest deviation")
-    videos = [media.Video(clip.path) for clip in clips]
+    videos = [media.Film(clip.path) for clip in clips]
     for size in (128, 192, 256, 320, 640):
         detector = create_detector(Settings(**{**settings.__dict__, "detector_sizes": (size,)}))
         n_found = n_frames = 0
@@ -166,8 +161,8 @@ def main(argv: list[str]) -> None:
     total = sum(spent.values())
     print(f"{len(clips)} clips, one process, one thread:")
     for stage, seconds in spent.items():
-        print(f"  {stage:<15} {1e3 * seconds / len(clips):6.0f} ms/clip  {seconds / total:5.0%}")
-    print(f"  {'all':<15} {1e3 * total / len(clips):6.0f} ms/clip")
+        print(f"  {stage:<31} {1e3 * seconds / len(clips):6.0f} ms/clip  {seconds / total:5.0%}")
+    print(f"  {'all':<31} {1e3 * total / len(clips):6.0f} ms/clip")
 
     ours_s, alone_s = [], []
     for _ in range(_ROUNDS):

@@ -14,8 +14,8 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_emotion.prepare import media
-from fusion_emotion.prepare.media import MediaError
+from fusion_emotion.prepare import media, sound, video
+from fusion_emotion.prepare.media_errors import MediaError
 
 NTSC = Fraction(30000, 1001)
 BITS = 8  # of a frame's number, painted as black and white bars, which any codec keeps
@@ -59,7 +59,14 @@ def write(
 
 
 def read_frames(path: pathlib.Path) -> np.ndarray:
-    return np.stack(list(media.Video(path).frames()))
+    film = media.Film(path)
+    if not film.shown.any():
+        raise MediaError(film.lacks[0])
+    return np.stack(list(film.frames()))
+
+
+def read_sound(path: pathlib.Path) -> np.ndarray:
+    return sound.read_sound(path).waveform
 
 
 def assert_nearest(frames: np.ndarray, frame_times_s: Sequence[Fraction]) -> None:
@@ -104,7 +111,7 @@ seconds = st.integers(0, 1600).map(lambda n: n / 16)  # exact in float32, and so
 @given(st.lists(seconds, min_size=1, max_size=30, unique=True).map(sorted), st.lists(seconds, max_size=30))
 def test_nearest_is_the_minimum_of_all_distances(timestamps, times):
     distances = np.abs(np.array(timestamps, np.float32)[None] - np.array(times, np.float32)[:, None])
-    chosen = media.nearest(np.array(timestamps, np.float32), np.array(times, np.float32))
+    chosen = video.nearest(np.array(timestamps, np.float32), np.array(times, np.float32))
     assert chosen.shape == (len(times),)
     np.testing.assert_array_equal(chosen, distances.argmin(axis=1))  # the earlier of two
 
@@ -137,12 +144,12 @@ def test_times_count_from_the_first_frame(tmp_path):
 def test_a_long_clip_that_is_decoded_in_parts_has_the_same_frames(tmp_path, monkeypatch, most_frames):
     path = write(tmp_path / "a.mp4", frame_times_s=steady(25, 2.2))
     whole = read_frames(path)
-    monkeypatch.setattr(media, "KEPT_BYTES", 10 * whole[0].nbytes)
-    monkeypatch.setattr(media, "CHUNK_BYTES", most_frames * whole[0].nbytes)
-    video = media.Video(path)
-    assert len(video) == len(whole) == 11
+    monkeypatch.setattr(video, "KEPT_BYTES", 10 * whole[0].nbytes)
+    monkeypatch.setattr(video, "CHUNK_BYTES", most_frames * whole[0].nbytes)
+    film = media.Film(path)
+    assert film.shown.tolist() == [True] * 11
     for _ in range(2):
-        np.testing.assert_array_equal(list(video.frames()), whole)
+        np.testing.assert_array_equal(list(film.frames()), whole)
 
 
 def test_channels_are_red_green_blue(tmp_path):
@@ -167,7 +174,7 @@ def test_resampling_gives_the_samples_of_soxr(kind, rate_hz):
     else:
         mono = librosa.chirp(fmin=20, fmax=rate_hz / 2, sr=rate_hz, length=n).astype(np.float32)
     expected = soxr.resample(mono, rate_hz, 16_000, quality="HQ")
-    waveform = media.resample(mono, rate_hz)
+    waveform = sound.resample(mono, rate_hz)
     assert len(waveform) == len(expected)
     assert np.abs(waveform - np.round(np.clip(expected, -1, 1) * 32767)).max() <= 1
     by_librosa = librosa.resample(mono, orig_sr=rate_hz, target_sr=16_000, res_type="soxr_hq")
@@ -176,13 +183,13 @@ def test_resampling_gives_the_samples_of_soxr(kind, rate_hz):
 
 def test_loud_samples_are_clipped_not_wrapped():
     loud = np.array([1.5, 1.0, 0.0, -1.0, -7.0], np.float32)
-    np.testing.assert_array_equal(media.resample(loud, 16_000), [32767, 32767, 0, -32767, -32767])
+    np.testing.assert_array_equal(sound.resample(loud, 16_000), [32767, 32767, 0, -32767, -32767])
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100, 48_000])
 @pytest.mark.parametrize("form", ["mp4", "wav", "flac"])
 def test_stereo_becomes_the_mean_of_its_channels(tmp_path, form, rate_hz):
-    waveform = media.read_audio(write(tmp_path / f"a.{form}", sound=tone(500, 1500, rate_hz=rate_hz), rate_hz=rate_hz))
+    waveform = read_sound(write(tmp_path / f"a.{form}", sound=tone(500, 1500, rate_hz=rate_hz), rate_hz=rate_hz))
     assert waveform.dtype == np.int16
     # A codec pads its last block.
     assert 16_000 <= len(waveform) <= 16_000 * (1 + 4096 / rate_hz * (form == "mp4"))
@@ -193,33 +200,29 @@ def test_stereo_becomes_the_mean_of_its_channels(tmp_path, form, rate_hz):
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("form", ["mp4", "wav"])
 def test_loud_sound_is_as_loud_and_not_clipped(tmp_path, form, channels):
-    waveform = media.read_audio(write(tmp_path / f"a.{form}", sound=tone(*[500] * channels, amplitude=0.9)))
+    waveform = read_sound(write(tmp_path / f"a.{form}", sound=tone(*[500] * channels, amplitude=0.9)))
     assert amplitude_at(waveform, 500) == pytest.approx(0.9, abs=0.02)
     assert amplitude_at(waveform, 1500) < 0.01  # clipping makes a third harmonic
 
 
 def test_sound_begins_when_the_file_does(tmp_path):
-    sound = np.concatenate([np.zeros((1, 24_000), np.float32), tone(1000, seconds=0.5)], axis=1)
-    waveform = media.read_audio(write(tmp_path / "a.mp4", sound=sound)).astype(float) / 32767
+    half = np.concatenate([np.zeros((1, 24_000), np.float32), tone(1000, seconds=0.5)], axis=1)
+    waveform = read_sound(write(tmp_path / "a.mp4", sound=half)).astype(float) / 32767
     onset_s = np.flatnonzero(np.abs(waveform) > 0.1)[0] / 16_000
     # An AAC encoder may begin with a priming block of 1,024 samples.
     assert 0.5 - 0.005 <= onset_s <= 0.5 + 1024 / 48_000 + 0.005
 
 
-def test_an_empty_wav_is_empty_sound(tmp_path):
-    assert media.read_audio(write(tmp_path / "a.wav", sound=np.zeros((1, 0)))).shape == (0,)
-
-
 def test_sound_that_is_not_finite_is_an_error(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.array([0.1, np.nan, 0.1]), 48_000, subtype="FLOAT")
     with pytest.raises(MediaError, match="finite"):
-        media.read_audio(tmp_path / "a.wav")
+        read_sound(tmp_path / "a.wav")
 
 
 # Files that are no media
 
 
-@pytest.mark.parametrize(("read", "part"), [(read_frames, "picture"), (media.read_audio, "sound")])
+@pytest.mark.parametrize(("read", "part"), [(read_frames, "picture"), (read_sound, "sound")])
 @pytest.mark.parametrize("content", ["text", "half", "nothing"])
 @pytest.mark.parametrize("form", ["mp4", "wav", "flac"])
 def test_a_file_that_is_no_media_is_an_error_of_one_line(tmp_path, form, content, read, part):

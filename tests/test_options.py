@@ -56,7 +56,7 @@ def test_detect_every_searches_fewer_frames_for_the_same_crops(tmp_path: pathlib
 
 
 def test_the_detector_of_a_pack_and_its_threshold(tmp_path: pathlib.Path, sample_corpus: pathlib.Path) -> None:
-    frame = next(iter(media.Video(next(sample_corpus.rglob("01-*.mp4")), decoder="cpu").frames()))
+    frame = next(iter(media.Film(next(sample_corpus.rglob("01-*.mp4")), decoder="cpu").frames()))
     counts = [len(create_detector(settings_of(tmp_path, detector_threshold=t))(frame).box) for t in (0.5, 0.999)]
     assert counts == [1, 0]
     weights = tmp_path / "models" / "mine" / "det_1.onnx"

@@ -8,48 +8,45 @@ from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.prepare import media
 from fusion_emotion.prepare.detectors import Detector
 from fusion_emotion.prepare.faces import crop, detect, jitter, nearest_found, smooth, squares, track
+from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.records import Record, Row
 from fusion_emotion.prepare.settings import Settings
 
-# Below this peak a track is silent: dither and codec noise stay under it.
-_SILENT_PEAK = 1e-3
 _FULL_SCALE = np.iinfo(np.int16).max
 
 
 def prepare_clip(clip: Clip, settings: Settings, detector: Detector | None) -> tuple[Row, Record | None]:
     """Prepare a clip; return its row, and its record unless it is quarantined. Never raises for a bad file."""
     try:
-        media.check_whole(clip.path)
-        return _prepare(clip, settings, detector)
-    except media.MediaError as error:
+        with media.quiet():
+            media.check_whole(clip.path)
+            return _prepare(clip, settings, detector)
+    except MediaError as error:
         return quarantined(clip, settings, str(error)), None
     except OSError as error:
         return quarantined(clip, settings, f"the file cannot be read: {error.strerror}"), None
 
 
 def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple[Row, Record | None]:
-    lacks = []
+    film = media.Film(clip.path, decoder=settings.decoder, picture=detector is not None and clip.modality != "a")
+    waveform, lacks = film.waveform, [*film.lacks]
     picture, found_share = _no_picture(settings), 0.0
-    if detector is not None and clip.modality != "a":
-        picture = _picture(clip, settings, detector)
-        found_share = float(picture.found.mean()) if len(picture.found) else 0.0
-        if not found_share or found_share < settings.min_found_share:
-            lacks.append(f"a face in {found_share:.0%} of the frames")
-            picture, found_share = _no_picture(settings), 0.0
-    try:
-        waveform = media.read_audio(clip.path)
-        if np.abs(waveform / _FULL_SCALE).max(initial=0) < _SILENT_PEAK:
-            lacks.append("a silent audio track")
-            waveform = waveform[:0]
-    except media.MediaError as error:
-        lacks.append(str(error))
-        waveform = np.zeros(0, np.int16)
+    if detector is not None and len(film.shown):
+        try:
+            picture = _picture(film, settings, detector)
+        except MediaError as error:
+            lacks.append(str(error))
+        else:
+            found_share = float(picture.found.mean()) if len(picture.found) else 0.0
+            if not found_share or found_share < settings.min_found_share:
+                lacks.append(f"a face in {found_share:.0%} of the frames")
+                picture, found_share = _no_picture(settings), 0.0
     empty = not len(picture.faces) and not len(waveform)
     if lacks and (empty or settings.missing == "quarantine"):
         return quarantined(clip, settings, "; ".join(lacks)), None
     sound = waveform / _FULL_SCALE
     row = dataclasses.replace(
-        quarantined(clip, settings, "; ".join(lacks)),
+        quarantined(clip, settings, "; ".join(filter(None, [*lacks, film.note]))),
         status="ok",
         n_frames=len(picture.faces),
         n_samples=len(waveform),
@@ -94,21 +91,23 @@ def _no_picture(settings: Settings) -> _Picture:
     return _Picture(np.zeros((0, size, size, 3), np.uint8), np.zeros(0, bool), np.zeros((0, 4), np.float32))
 
 
-def _picture(clip: Clip, settings: Settings, detector: Detector) -> _Picture:
-    video = media.Video(clip.path, decoder=settings.decoder)
-    faces = detect(video.frames(), detector, every=settings.detect_every)
-    height, width = video.shape
+def _picture(film: media.Film, settings: Settings, detector: Detector) -> _Picture:
+    faces = detect(film.frames(), detector, every=settings.detect_every)
+    height, width = film.shape
     raw = track(faces, width=width, height=height)
     if not raw.found.any():
         return _no_picture(settings)
     steady = smooth(raw)
     boxes = squares(steady.box, margin=settings.margin)
     roll = steady.roll if settings.align else np.zeros_like(steady.roll)
-    crops = {
-        time: crop(frame, boxes[time], size=settings.face_size, roll=float(roll[time]))
-        for time, frame in enumerate(video.frames())
-        if raw.found[time]
-    }
+    found = np.zeros(len(film.shown), bool)
+    found[film.shown] = raw.found
+    crops = np.zeros((len(found), settings.face_size, settings.face_size, 3), np.uint8)
+    shown = np.flatnonzero(film.shown)
+    for time, frame in enumerate(film.frames()):
+        if raw.found[time]:
+            crops[shown[time]] = crop(frame, boxes[time], size=settings.face_size, roll=float(roll[time]))
     # Where there is no face, repeat the nearest crop: its pixels, not the empty place.
-    nearest = nearest_found(raw.found)
-    return _Picture(np.stack([crops[time] for time in nearest]), raw.found, boxes, jitter(steady))
+    crops[~found] = crops[nearest_found(found)[~found]]
+    boxes = boxes[np.searchsorted(shown, nearest_found(film.shown))]
+    return _Picture(crops, found, boxes, jitter(steady))

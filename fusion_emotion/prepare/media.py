@@ -1,174 +1,122 @@
-"""Media files to frames at 5 Hz and sound at 16 kHz."""
+"""Media files to frames at 5 Hz and sound at 16 kHz, both counted from one origin."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator
 
 import av
-import decord
-import librosa
+import av.logging
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int16, UInt8
+from jaxtyping import Bool, Float, Int16, UInt8
 
+from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.sound import read_sound
+from fusion_emotion.prepare.video import Video
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
-# decord does not report a track's own rate. It is asked for RAVDESS's rate, so it leaves those tracks as they are and
-# librosa does the only resampling.
-_DECODE_RATE_HZ = 48_000
-
-_DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError, ValueError)
-KEPT_BYTES = 100_000_000  # frames kept for a second pass: 36 of 720p, 7 s
-CHUNK_BYTES = 20_000_000  # frames decoded at a time in longer clips; decord itself needs several times as much
-
-
-class MediaError(Exception):
-    """A file that cannot be read; the message becomes the reason in its quarantine row."""
+# Programs that write a wav to a pipe put 0, or this and more, for a size that they do not know.
+_UNKNOWN_BYTES = 0x7FFF_0000
 
 
 def sample_times(duration_s: float) -> Float[np.ndarray, "T"]:
     """Return the times (k + 0.5) / 5 s within a clip; at least one."""
-    return (np.arange(max(1, int(np.ceil(duration_s * FRAME_RATE_HZ - 0.5)))) + 0.5) / FRAME_RATE_HZ
+    # Rounded, because the duration is a sum of floats.
+    count = int(np.ceil(round(duration_s * FRAME_RATE_HZ - 0.5, 9)))
+    return (np.arange(max(1, count)) + 0.5) / FRAME_RATE_HZ
 
 
-def nearest(timestamps: Float[np.ndarray, "frames"], times: Float[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
-    """Return the index of the frame nearest to each time; `timestamps` ascend."""
-    right = np.clip(np.searchsorted(timestamps, times), 1, max(1, len(timestamps) - 1))
-    left = right - 1
-    right = np.minimum(right, len(timestamps) - 1)
-    return np.where(times - timestamps[left] <= timestamps[right] - times, left, right)
+class Film:
+    """The picture and the sound of a file, counted from the earlier start of the two.
+
+    A track that is missing or cannot be decoded is no error: `lacks` names it. `decoder` is "cpu" or "gpu" (NVDEC);
+    with `picture` False only the sound is read.
+    """
+
+    def __init__(self, path: pathlib.Path, *, decoder: str = "cpu", picture: bool = True):
+        self.lacks: list[str] = []
+        self.note = ""  # what is unusual about the sound
+        self.waveform: Int16[np.ndarray, "N"] = np.zeros(0, np.int16)
+        self.shown: Bool[np.ndarray, "T"] = np.zeros(0, bool)  # True at the sample times that have a picture
+        self._video, sound = None, None
+        try:
+            self._video = Video(path, decoder=decoder) if picture else None
+        except MediaError as error:
+            self.lacks.append(str(error))
+        try:
+            sound = read_sound(path)
+        except MediaError as error:
+            self.lacks.append(str(error))
+        starts_s = [track.start_s for track in (self._video, sound) if track]
+        if sound:
+            self.note = sound.note
+            late = round((sound.start_s - min(starts_s)) * SAMPLE_RATE_HZ)
+            self.waveform = np.concatenate([np.zeros(late, np.int16), sound.waveform]) if late else sound.waveform
+        if self._video:
+            self._place(self._video, min(starts_s))
+
+    def _place(self, video: Video, origin_s: float) -> None:
+        """Choose the sample times of the film, and those that its picture covers."""
+        start_s, end_s, sound_s = video.start_s - origin_s, video.end_s - origin_s, len(self.waveform) / SAMPLE_RATE_HZ
+        step_s = 1 / FRAME_RATE_HZ
+        # Sound that outlasts the picture by less than a step adds no sample time.
+        times_s = sample_times(sound_s if sound_s > end_s + step_s else end_s)
+        # A sample time stands for the step around it; rounded, because the ends are sums of floats.
+        self.shown = (np.round(times_s + step_s / 2 - start_s, 6) > 0) & (np.round(times_s - step_s / 2 - end_s, 6) < 0)
+        video.times_s = times_s[self.shown] + origin_s
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the picture, from the first decoded frame on."""
+        return self._video.shape if self._video else (0, 0)
+
+    def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yield the RGB frame of each sample time that is `shown`, in order. Raises MediaError."""
+        return self._video.frames() if self._video else iter(())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libav's messages off the terminal; the last one becomes the reason of an error."""
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture():
+        yield
+    av.logging.set_level(None)
 
 
 def check_whole(path: pathlib.Path) -> None:
-    """Raise MediaError for an empty file or an mp4 that ends before its boxes do.
+    """Raise MediaError for an empty file, and for an mp4 or a wav that is shorter than its boxes or chunks say.
 
-    Decoders accept a truncated mp4 without an error if its index is at the front. The layout of the boxes is that of
-    ISO/IEC 14496-12, 4.2: a 32-bit size, a type and, for size 1, a 64-bit size.
+    Decoders accept both without an error. Boxes are those of ISO/IEC 14496-12, 4.2: a 32-bit size, a type and, for size
+    1, a 64-bit size. Chunks are RIFF's: a type and the size of the content, which is padded to an even number of bytes.
     """
     size = path.stat().st_size
     if not size:
         raise MediaError("the file is empty: fetch it again")
-    if path.suffix.lower() not in (".mp4", ".mov", ".m4v"):
-        return
     with path.open("rb") as file:
-        start = 0
+        magic = file.read(12)
+        if is_riff := magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
+            start = 12
+        elif path.suffix.lower() in (".mp4", ".mov", ".m4v", ".m4a"):
+            start = 0
+        else:
+            return
         while start + 8 <= size:
             file.seek(start)
             header = file.read(16)
+            if is_riff:
+                length = int.from_bytes(header[4:8], "little")
+                if header[:4] == b"data" and not 0 < length < _UNKNOWN_BYTES:
+                    return
+                start += 8 + length
+                needed, start = start, start + length % 2
+                continue
             size_field = header[8:] if header[:4] == b"\0\0\0\1" else header[:4]
             length = int.from_bytes(size_field, "big")
             if length == 0 or not header[4:8].isalnum():  # the box reaches to the end of the file, or this is no mp4
                 return
             start += max(length, 8)
-    if start > size:
+            needed = start
+    if needed > size:
         raise MediaError(
-            f"the file is cut short, {size} of at least {start} bytes: it cannot be decoded whole, fetch it again"
+            f"the file is cut short, {size} of at least {needed} bytes: it cannot be decoded whole, fetch it again"
         )
-
-
-class Video:
-    """The frames of a video nearest to its sample times; `decoder` is "cpu" or "gpu" (NVDEC). Raises MediaError."""
-
-    def __init__(self, path: pathlib.Path, *, decoder: str = "cpu"):
-        try:
-            # One thread: the workers run in parallel.
-            context = decord.gpu(0) if decoder == "gpu" else decord.cpu(0)
-            self._video = decord.VideoReader(str(path), ctx=context, num_threads=1)
-            if not len(self._video):
-                raise MediaError("no frame can be decoded")
-            spans = np.asarray(self._video.get_frame_timestamp(np.arange(len(self._video))), np.float64)
-        except _DECORD_ERRORS as error:
-            raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
-        start_s, end_s = spans[0, 0], spans[-1, 1]
-        if not np.isfinite(end_s) or end_s <= start_s:
-            raise MediaError("the frames carry no usable time stamps")
-        self._path = path
-        self._indices = nearest(spans[:, 0] - start_s, sample_times(float(end_s - start_s)))
-        self.shape: tuple[int, int] = (0, 0)  # height and width; set when the first frame is decoded
-        self._kept: UInt8[np.ndarray, "T H W 3"] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of sample times, T."""
-        return len(self._indices)
-
-    def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Yield the RGB frame of each sample time, in order.
-
-        Short clips are decoded once and kept in memory for a second pass. Long clips are decoded again in each pass, a
-        bounded number of frames at a time.
-        """
-        if self._kept is None:
-            first = self._decode(self._indices[:1])
-            self.shape = first.shape[1:3]
-            if len(self) * first.nbytes > KEPT_BYTES:
-                chunk = max(1, CHUNK_BYTES // first.nbytes)
-                for start in range(0, len(self), chunk):
-                    yield from self._decode(self._indices[start : start + chunk])
-                return
-            self._kept = self._decode(self._indices)
-        yield from self._kept
-
-    def _decode(self, indices: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W 3"]:
-        try:
-            return self._video.get_batch(indices).asnumpy()
-        except _DECORD_ERRORS as error:
-            # decord fails on some HEVC files that PyAV reads: it treats FFmpeg's EAGAIN as an error.
-            frames = _decode_with_av(self._path, indices)
-            if len(frames) < len(indices):
-                raise MediaError(f"the picture cannot be decoded: {_one_line(error)}") from error
-            return np.stack(frames)
-
-
-def _decode_with_av(path: pathlib.Path, indices: Int[np.ndarray, "n"]) -> list[UInt8[np.ndarray, "H W 3"]]:
-    """Return the frames of `indices` up to the first that cannot be decoded; none if the film needs rotation."""
-    wanted_indices: list[int] = indices.tolist()
-    frames: list[np.ndarray] = []
-    with contextlib.suppress(av.FFmpegError), av.open(str(path)) as reader:
-        for index, frame in enumerate(reader.decode(video=0)):
-            if len(frames) == len(wanted_indices) or frame.rotation:
-                break
-            if index == wanted_indices[len(frames)]:
-                frames.append(frame.to_ndarray(format="rgb24"))
-    return frames
-
-
-def read_audio(path: pathlib.Path) -> Int16[np.ndarray, "N"]:
-    """Read the sound of a media file as 16 kHz mono. Raises MediaError, also if there is no audio track."""
-    mono, rate_hz = decode_audio(path)
-    if not np.isfinite(mono).all():
-        raise MediaError("the sound holds samples that are not finite numbers")
-    return resample(mono, rate_hz)
-
-
-def decode_audio(path: pathlib.Path) -> tuple[Float32[np.ndarray, "n"], int]:
-    """Read the sound of a media file as mono in [-1, 1], and its rate in Hz. Raises MediaError."""
-    if path.suffix.lower() in (".wav", ".flac"):
-        import soundfile
-
-        try:
-            sound, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise MediaError(f"the sound cannot be decoded: {_one_line(error)}") from error
-        return sound.mean(axis=1), rate_hz
-    try:
-        # decord's own mono is the sum of the channels over the square root of two, which clips loud sound. Its `[:]`
-        # makes a Python list of all sample indices (2.5 GB for ten minutes), hence its private array.
-        channels = decord.AudioReader(str(path), sample_rate=_DECODE_RATE_HZ, mono=False)._array
-    except _DECORD_ERRORS as error:
-        reason = f"the sound cannot be decoded: {_one_line(error)}"
-        raise MediaError("no audio track" if "Can't find audio stream" in reason else reason) from error
-    return channels.mean(axis=0), _DECODE_RATE_HZ
-
-
-def resample(mono: Float32[np.ndarray, "n"], rate_hz: int) -> Int16[np.ndarray, "N"]:
-    """Resample mono sound in [-1, 1] from `rate_hz` to 16 kHz and convert it to int16."""
-    if rate_hz != SAMPLE_RATE_HZ:
-        # The first call in a process loads numba and SciPy: 1.6 s and 170 MB. `fix` would pad by a zero.
-        mono = librosa.resample(mono, orig_sr=rate_hz, target_sr=SAMPLE_RATE_HZ, res_type="soxr_hq", fix=False)
-    return np.round(np.clip(mono, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the message of a decord error without its stack."""
-    text = str(error).strip().split("\n")[0]
-    # "[12:00:00] /source/file.cc:123: Check failed: ... message"
-    return text.split(".cc:", 1)[-1].split(": ", 1)[-1][:200] or type(error).__name__
