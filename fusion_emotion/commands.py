@@ -207,8 +207,8 @@ def prepared(config: Config) -> pathlib.Path:
     if not together:
         catalogue.fetch(corpus, root, config)
     found = catalogue.find_clips(corpus, root, catalogue.Wanted.from_config(config))
-    for path, reason in found.passed_over:
-        print(f"passed over: {path}: {reason}")
+    for reason, paths in found.passed_over_by_reason().items():
+        print(f"passed over: {paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {reason}")
     # Accelerators of many machines would wait while one machine prepares.
     if together and not is_prepared(found.clips, settings):
         raise UserError("several processes need a prepared corpus: first run this config with --mode=prepare")

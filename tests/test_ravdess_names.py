@@ -75,6 +75,8 @@ def test_any_other_name_is_refused_with_the_reason(name: str, word: str) -> None
 # The clips of a folder
 
 AV, V, A = "01-01-03-01-01-01-01.mp4", "02-01-03-01-01-01-01.mp4", "03-01-03-01-01-01-01.wav"
+OTHER_AV = "01-01-03-01-01-02-01.mkv"
+WEBM, OPUS = "01-01-04-01-01-01-01.webm", "03-01-04-01-01-01-01.opus"
 SONG, SONG_A = "01-02-03-01-01-01-02.mp4", "03-02-03-01-01-01-02.wav"
 
 
@@ -94,8 +96,17 @@ def test_clips_come_by_name_and_other_files_are_passed_over_with_the_reason(tmp_
     assert [clip.path.relative_to(tmp_path).as_posix() for clip in found.clips] == names
     reasons = dict(found.passed_over)
     assert reasons.keys() == {str(tmp_path / wrong), str(tmp_path / "Actor_01" / AV)}
-    assert str(tmp_path / AV) in reasons[str(tmp_path / "Actor_01" / AV)]
+    assert "copy" in reasons[str(tmp_path / "Actor_01" / AV)]
     assert "emotion 09" in reasons[str(tmp_path / wrong)]
+
+
+def test_a_doubled_corpus_is_told_in_one_line(tmp_path: pathlib.Path) -> None:
+    for folder in ("", "copy/"):
+        put(tmp_path, *(f"{folder}01-01-0{n}-01-01-01-01.mp4" for n in range(1, 9)))
+    found = ravdess.find_all(tmp_path)
+    assert len(found.clips) == 8
+    [paths] = found.passed_over_by_reason().values()
+    assert len(paths) == 8
 
 
 def test_links_are_followed_and_a_loop_of_them_ends(tmp_path: pathlib.Path) -> None:
@@ -117,6 +128,9 @@ def test_links_are_followed_and_a_loop_of_them_ends(tmp_path: pathlib.Path) -> N
         ([AV, V, A], {}, [AV]),
         ([AV, V, A], {"audio_alone": True}, [A]),
         ([AV, V], {"audio_alone": True}, [AV]),
+        ([AV, OTHER_AV, A], {"audio_alone": True}, [OTHER_AV, A]),
+        ([WEBM, OPUS], {}, [WEBM]),
+        ([WEBM, OPUS], {"audio_alone": True}, [OPUS]),
         ([AV, SONG], {"channel": "song"}, [SONG]),
         ([AV, SONG], {"channel": "both"}, [AV, SONG]),
         ([AV, A, SONG, SONG_A], {"audio_alone": True, "channel": "both"}, [A, SONG_A]),

@@ -3,6 +3,9 @@
 import dataclasses
 import pathlib
 
+FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts")
+SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:

@@ -33,6 +33,13 @@ class Found:
     clips: Sequence[Clip]
     passed_over: Sequence[tuple[str, str]] = ()
 
+    def passed_over_by_reason(self) -> dict[str, list[str]]:
+        """Return the paths of the files that are no clips, by reason."""
+        paths: dict[str, list[str]] = {}
+        for path, reason in self.passed_over:
+            paths.setdefault(reason, []).append(path)
+        return paths
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:

@@ -1,18 +1,18 @@
 """RAVDESS (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391): file names to clips."""
 
+import dataclasses
 import os
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_emotion.corpora.clip import Clip
+from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES, Clip
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
 from fusion_emotion.errors import UserError
 
 LABEL_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
-EXTENSIONS = (".mp4", ".wav", ".flac")
 
 _MODALITIES = {"01": "av", "02": "v", "03": "a"}
 _CHANNELS = {"01": "speech", "02": "song"}
@@ -41,7 +41,7 @@ def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
         raise ValueError("neutral (emotion 01) has no strong intensity (02)")
     if channel == "02" and emotion in ("07", "08"):
         raise ValueError(f"song (vocal channel 02) has no emotion {emotion}")
-    if (modality == "03") == (path.suffix.lower() == ".mp4"):
+    if (modality == "03") == (path.suffix.lower() in FILM_SUFFIXES):
         raise ValueError(f"modality {modality} does not go with the extension {path.suffix}")
     return Clip(
         path=path,
@@ -62,23 +62,28 @@ def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
 def find(root: pathlib.Path, wanted: Wanted, *, corpus: str = "ravdess") -> Found:
     """Find the clips of a channel and of some actors, flat or in folders.
 
-    Audio alone takes the audio-only files (modality 03) if there are any, else the sound of the audio-visual ones (01):
-    both are the same takes. Any other config takes the audio-visual files. Raises UserError if no clip is as wanted.
+    Audio alone takes the audio-only file (modality 03) of a take if there is one, else the sound of the audio-visual
+    one (01). Any other config takes the audio-visual files. Raises UserError if no clip is as wanted.
     """
     below = find_all(root, corpus=corpus)
     modalities = {clip.modality for clip in below.clips}
-    modality = "a" if wanted.audio_alone and "a" in modalities else "av"
-    of_channel = [
-        clip for clip in below.clips if clip.modality == modality and wanted.channel in (clip.channel, "both")
-    ]
+    # By take; of two files the later entry stays, so "a" comes after "av".
+    usable = ("av", "a") if wanted.audio_alone else ("av",)
+    of_modality = {clip.take_id: clip for modality in usable for clip in below.clips if clip.modality == modality}
+    of_channel = sorted(
+        (clip for clip in of_modality.values() if wanted.channel in (clip.channel, "both")),
+        key=lambda clip: clip.clip_id,
+    )
     speakers = [f"{corpus}/{actor:02d}" for actor in wanted.actors]
     clips = [clip for clip in of_channel if not speakers or clip.speaker in speakers]
+    if wanted.audio_alone:
+        clips = [dataclasses.replace(clip, modality="a") for clip in clips]  # no picture is read
     if clips or not below.clips:
         return Found(clips=clips, passed_over=below.passed_over)
     lack = f"data.root={str(root)!r} holds no {wanted.channel} clip"
     if of_channel:
         raise UserError(f"{lack} of actors {', '.join(map(str, wanted.actors))} (data.actors)")
-    if modality in modalities:
+    if of_modality:
         raise UserError(f"{lack}: set --config.data.channel=both")
     remedy = (
         "--config.model.modalities=audio uses the audio-only files"
@@ -107,7 +112,7 @@ def find_all(root: pathlib.Path, *, corpus: str = "ravdess") -> Found:
         entered |= real.keys()
         for name in sorted(names):
             path = pathlib.Path(folder, name)
-            if path.suffix.lower() not in EXTENSIONS or name.startswith("."):
+            if path.suffix.lower() not in FILM_SUFFIXES + SOUND_SUFFIXES or name.startswith("."):
                 continue
             try:
                 clip = parse_name(path, corpus=corpus)
@@ -115,7 +120,7 @@ def find_all(root: pathlib.Path, *, corpus: str = "ravdess") -> Found:
                 passed_over.append((str(path), str(error)))
                 continue
             if clips.setdefault(clip.clip_id, clip) is not clip:
-                passed_over.append((str(path), f"the same clip as {clips[clip.clip_id].path}"))
+                passed_over.append((str(path), "a copy of a clip that is in another folder too"))
     return Found(clips=sorted(clips.values(), key=lambda clip: clip.clip_id), passed_over=passed_over)
 
 
@@ -141,7 +146,7 @@ CORPUS = Corpus(
         "under its licence CC BY-NC-SA 4.0; share them under the same licence."
     ),
     label_names=LABEL_NAMES,
-    expects=".mp4, .wav or .flac files named MM-VV-EE-II-SS-RR-AA, flat or in Actor_*/ folders",
+    expects="films or sounds named MM-VV-EE-II-SS-RR-AA (.mp4, .wav, ...), flat or in Actor_*/ folders",
     find=find,
     groups=("speaker", "sex", "intensity", "statement"),
     value_titles={"statement": dict(zip(("01", "02"), STATEMENTS, strict=True))},
