@@ -16,7 +16,6 @@ from jaxtyping import Float, Int, UInt8
 from fusion_emotion.prepare.media_errors import MediaError, reason
 
 KEPT_BYTES = 100_000_000  # frames kept for a second pass: 36 of 720p, 7 s
-CHUNK_BYTES = 20_000_000  # frames that decord decodes at a time in longer clips; it needs several times as much
 
 # It shows wrong frames after a seek in an MPEG transport stream, and has no time stamps in an AVI.
 _DECORD_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv")
@@ -59,16 +58,17 @@ class Video:
     def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield the RGB frame of each time, in order.
 
-        Short clips are decoded once and kept in memory for a second pass. Long clips are decoded again in each pass, a
-        bounded number of frames at a time.
+        Short clips are decoded once and kept in memory for a second pass. Long clips are decoded again in each pass, by
+        PyAV and so on the CPU: it keeps two frames in memory, decord more than twenty.
         """
         if self._kept:
             yield from self._kept
             return
         kept = []
-        for frame in self._with_decord(self._reader) if self._reader else self._with_av():
+        is_short = len(self.times_s) * self._frame_bytes <= KEPT_BYTES
+        for frame in self._with_decord(self._reader) if self._reader and is_short else self._with_av():
             self.shape = frame.shape[:2]
-            if len(self.times_s) * frame.nbytes <= KEPT_BYTES:
+            if is_short:
                 kept.append(frame)
             yield frame
         self._kept = kept
@@ -88,13 +88,13 @@ class Video:
                     ends.append(stamp + (packet.duration or 0))
                 if turn is None and len(stamps) <= _MOST_DELAYED:
                     turn = _turn(packet)
-            form = file.format.name
-            unit_s, self._aspect = float(stream.time_base or 0), float(stream.sample_aspect_ratio or 1)
+            form, self._frame_bytes = file.format.name, max(1, 3 * stream.width * stream.height)
+            self._unit_s, self._aspect = float(stream.time_base or 0), float(stream.sample_aspect_ratio or 1)
         if not stamps:
             raise MediaError("the picture cannot be decoded: it has no frame with a time stamp")
-        self._frame_s = np.unique(stamps) * unit_s
+        self._frame_s = np.unique(stamps) * self._unit_s
         last_s = float(np.median(np.diff(self._frame_s))) if len(self._frame_s) > 1 else _FRAME_S
-        self.end_s = max(ends) * unit_s + (last_s if max(ends) == max(stamps) else 0.0)
+        self.end_s = max(ends) * self._unit_s + (last_s if max(ends) == max(stamps) else 0.0)
         self._turn = turn or _UPRIGHT
         return is_plain and form in _DECORD_FORMATS and self._aspect == 1 and self._turn == _UPRIGHT
 
@@ -109,20 +109,12 @@ class Video:
         return None
 
     def _with_decord(self, reader: decord.VideoReader) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        indices = nearest(self._frame_s, self.times_s)
-        done, chunk = 0, 1
         try:
-            while done < len(indices):
-                frames = reader.get_batch(indices[done : done + chunk]).asnumpy()
-                all_fit = len(indices) * frames[0].nbytes <= KEPT_BYTES
-                chunk = len(indices) if all_fit else max(1, CHUNK_BYTES // frames[0].nbytes)
-                for frame in frames:
-                    yield frame
-                    done += 1
+            frames = reader.get_batch(nearest(self._frame_s, self.times_s)).asnumpy()
         except _DECORD_ERRORS:
             # decord fails on some HEVC files that PyAV reads: it treats FFmpeg's EAGAIN as an error.
-            self._reader = None
-            yield from itertools.islice(self._with_av(), done, None)
+            frames = self._with_av()
+        yield from frames
 
     def _with_av(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Decode from the start, and yield the frame nearest to each time; only two frames are in memory."""
@@ -158,7 +150,7 @@ class Video:
                 with contextlib.suppress(av.error.InvalidDataError):
                     for frame in packet.decode():
                         place = min(next(count), len(self._frame_s) - 1)
-                        yield self._frame_s[place] if frame.time is None else frame.time, frame
+                        yield self._frame_s[place] if frame.pts is None else frame.pts * self._unit_s, frame
 
     def _upright(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         """Return a frame with square pixels, turned as its display matrix says."""
