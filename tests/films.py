@@ -77,7 +77,9 @@ def film(
     return path
 
 
-def ffmpeg(source: pathlib.Path, target: pathlib.Path, *arguments: str, before: Sequence[str] = ()) -> pathlib.Path:
+def ffmpeg(
+    source: pathlib.Path | str, target: pathlib.Path, *arguments: str, before: Sequence[str] = ()
+) -> pathlib.Path:
     """`target`, made of `source` by the command line tool."""
     tool = imageio_ffmpeg.get_ffmpeg_exe()
     subprocess.run([tool, "-y", "-v", "error", *before, "-i", source, *arguments, target], check=True, timeout=120)

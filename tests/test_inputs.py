@@ -1,17 +1,23 @@
 """Files as people have them: picture and sound are placed by time, whatever the container, codec or fault."""
 
+import dataclasses
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
+from conftest import ROOT
 from films import ffmpeg, film
+from fusion_emotion import config
 from fusion_emotion.prepare import media, sound
 from fusion_emotion.prepare.media import Film
 from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.settings import Settings
 from fusion_emotion.prepare.sound import read_sound
 from fusion_emotion.prepare.video import Video
 
@@ -285,3 +291,35 @@ def test_long_sound_is_resampled_in_blocks_as_in_one_piece(tmp_path, monkeypatch
     blocks = read_sound(tmp_path / "a.flac").waveform
     assert len(blocks) == len(whole)
     assert np.abs(blocks - whole).max() <= 1
+
+
+MEMORY = """
+import resource, sys, pathlib
+from films import OneFace, clip_of
+from fusion_emotion.prepare import sound
+from fusion_emotion.prepare.clip import prepare_clip
+from fusion_emotion.prepare.settings import Settings
+import numpy as np
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+if __name__ == "__main__":
+    sound.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
+    settings, before = eval(sys.argv[2]), peak_mb()
+    row, _ = prepare_clip(clip_of(pathlib.Path(sys.argv[1])), settings, OneFace())
+    print(row.status, row.n_frames, peak_mb() - before)
+"""
+
+
+def test_ten_minutes_need_little_memory(tmp_path):
+    sources = ("-f", "lavfi", "-i", "sine=500:r=48000:d=600", "-shortest", "-c:a", "aac", "-ac", "2", *FAST["libx264"])
+    path = ffmpeg("color=gray:s=128x96:r=5:d=600", tmp_path / "a.mp4", *sources, before=("-f", "lavfi"))
+    settings = Settings.from_config(config.defaults().to_dict())
+    settings = dataclasses.replace(settings, decoder="cpu", provider="cpu")
+    command = [sys.executable, "-c", MEMORY, str(path), repr(settings)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    status, n_frames, grown_mb = ran.stdout.split()
+    assert (status, n_frames) == ("ok", "3000")
+    assert float(grown_mb) < 250
