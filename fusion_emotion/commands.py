@@ -212,7 +212,8 @@ def prepared(config: Config) -> pathlib.Path:
     # Accelerators of many machines would wait while one machine prepares.
     if together and not is_prepared(found.clips, settings):
         raise UserError("several processes need a prepared corpus: first run this config with --mode=prepare")
-    return prepare(found.clips, settings)
+    # Nor may one process try clips again, and so change the set, while another reads it.
+    return prepare(found.clips, dataclasses.replace(settings, retry=settings.retry and not together))
 
 
 def is_done(run: "Run") -> bool:

@@ -186,6 +186,8 @@ FIELDS: dict[str, Field] = {
     "run.decoder": Field("auto", one_of("auto", "cpu", "gpu")),  # of video; auto: gpu if decord was built for it
     "run.provider": Field("auto", one_of("auto", "cpu", "cuda")),  # of the detector; auto: cuda if onnxruntime-gpu runs
     "run.clip_timeout_s": Field(600.0, above(0)),  # a clip that takes longer is quarantined
+    "run.retry": Field(True),  # try clips again that took too long, or that memory or permission was lacking for
+    "run.full_digest": Field(False),  # know changed files by their whole content, not by 64 kB at both ends and time
     "run.insightface_root": Field("~/.insightface"),  # folder of InsightFace's packs
     "run.download": Field(False),  # fetch from Zenodo the files that data.root lacks; --mode=download does only that
     "run.download_url": Field("https://zenodo.org"),  # or a mirror

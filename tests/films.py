@@ -1,5 +1,6 @@
 """Small films and sounds, a stand-in for a detector, and preparation in another process."""
 
+import dataclasses
 import fractions
 import pathlib
 import subprocess
@@ -131,6 +132,12 @@ def contents(folder: pathlib.Path) -> tuple[list[Row], list[bytes]]:
     """The rows and the records of a prepared folder."""
     source = grain.sources.ArrayRecordDataSource(shard_paths(folder))
     return list(read_rows(folder / MANIFEST)), [source[i] for i in range(len(source))]
+
+
+def by_clip(folder: pathlib.Path) -> list[tuple[Row, bytes | None]]:
+    """The row and the record of each clip, wherever the record lies."""
+    rows, records = contents(folder)
+    return [(dataclasses.replace(row, record=-1), records[row.record] if row.record >= 0 else None) for row in rows]
 
 
 class OneFace:

@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 import tiny
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
-from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, encode, write_rows
+from fusion_emotion.prepare.records import MANIFEST, Record, encode, write_rows, write_shard_list
 
 FACE_PX = 8
 EVIL = "<script>alert('&\"')</script>"
@@ -123,8 +123,9 @@ def write_corpus(
     folder: pathlib.Path, records: Sequence[Record], changes: Mapping[int, Mapping[str, Any]] | None = None
 ) -> pathlib.Path:
     """A prepared corpus; `changes` are made to the rows of their indices."""
-    (folder / SHARDS).mkdir(parents=True)
-    writer = ArrayRecordWriter(str(folder / SHARDS / "00000.arrayrecord"), "group_size:1")
+    folder.mkdir(parents=True)
+    write_shard_list(folder, [pathlib.Path("shard.arrayrecord")])
+    writer = ArrayRecordWriter(str(folder / "shard.arrayrecord"), "group_size:1")
     for record in records:
         writer.write(encode(record))
     writer.close()

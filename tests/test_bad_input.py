@@ -53,7 +53,7 @@ def prepared(sample_corpus, tmp_path_factory) -> tuple[list[str], pathlib.Path, 
     flags.append(f"--workdir={folder / 'run'}")
     ran = launch(*flags, "--mode=prepare")
     assert ran.returncode == 0, ran.stderr
-    return flags, next((folder / "cache").glob("*/manifest.jsonl")), ran.stdout
+    return flags, next((folder / "cache").glob("*/sets/*/manifest.jsonl")), ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_unusable_clips_are_quarantined_and_the_run_goes_on(data, paths, tmp_pat
     assert "found 5 = ok 1 + quarantined 4" in ran.stdout
     assert "passed over" in ran.stdout
     assert "neutral (emotion 01) has no strong intensity" in ran.stdout
-    rows = {row.clip_id: row for row in read_rows(next((tmp_path / "cache").glob("*/manifest.jsonl")))}
+    rows = {row.clip_id: row for row in read_rows(next((tmp_path / "cache").glob("*/sets/*/manifest.jsonl")))}
     assert len(rows) == 5
     for kind, word in reasons.items():
         row = rows[f"ravdess/{clips[kind].stem}"]

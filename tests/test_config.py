@@ -18,7 +18,6 @@ from fusion_emotion import config as fields
 from fusion_emotion.config import FIELDS, NOT_OWNED, changes, check, completed, defaults, dotted, load, save
 from fusion_emotion.corpora import catalogue, protocols
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare import settings
 from fusion_emotion.prepare.settings import Settings
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
@@ -218,35 +217,13 @@ def test_a_workdir_that_cannot_be_read_is_named(tmp_path: pathlib.Path, text: st
         load(tmp_path)
 
 
-# The cache of prepared corpora
-
-FILES = [("a.mp4", 100)]
-
-
-@pytest.mark.parametrize(
-    ("name", "insightface", "centerface"),
-    [
-        ("ravdess", "7eec737ba602", "9e0e69213792"),
-        ("original", "c47a981756a4", "0697d3852993"),
-        ("ravdess_audio", "7eec737ba602", "9e0e69213792"),
-        ("sample", "407ef3001fd4", "3922dc778e77"),
-    ],
-)
-def test_records_of_version_3_are_found_again(
-    monkeypatch: pytest.MonkeyPatch, name: str, insightface: str, centerface: str
-) -> None:
-    monkeypatch.setattr(settings, "RECORD_VERSION", 3)
-    config = config_of(name)
-    for detector, digest in (("insightface", insightface), ("centerface", centerface)):
-        config.prepare.detector = detector
-        folder = Settings.from_config(config.to_dict()).cache_folder(config.data.corpus, FILES)
-        assert folder.name == f"{config.data.corpus}-{digest}"
+# The store of prepared clips
 
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if name.startswith(("prepare.", "run."))])
-def test_what_is_prepared_names_the_cache_and_where_and_how_do_not(name: str) -> None:
+def test_what_is_prepared_names_the_store_and_where_and_how_do_not(name: str) -> None:
     before, after = (
-        Settings.from_config(config).cache_folder("ravdess", FILES)
+        Settings.from_config(config).store("ravdess")
         for config in (changed({}), changed({name: other(FIELDS[name].default)}))
     )
     assert (before.name != after.name) == name.startswith("prepare.")

@@ -159,7 +159,7 @@ def test_a_failing_run_stops_no_other_and_is_named(quick: Quick, monkeypatch: py
 
 
 def test_jobs_run_at_once_and_share_the_cores(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(crossval, "cores", lambda: 8)
     monkeypatch.setenv("WAIT_FOR", "2")
     quick.run(jobs=2)
     assert [quick.starts(f"kfold/fold-{fold}-seed-0")[0][1] for fold in (0, 1)] == ["4", "4"]

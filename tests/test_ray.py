@@ -14,16 +14,17 @@ import types
 import pytest
 
 from conftest import clips_of, settings_of
-from films import contents, sounds, start_preparation
+from films import by_clip, sounds, start_preparation
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import groups, ray_engine, run
-from fusion_emotion.prepare.groups import CLOSED, PENDING, Group
+from fusion_emotion.prepare.groups import PENDING, Group
 from fusion_emotion.prepare.hardware import resolve
 from fusion_emotion.prepare.records import MANIFEST, SHARDS, read_rows
+from fusion_emotion.prepare.store import keys_of, set_folder, write_set
 
 needs_ray = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")]
 COUNT, GROUP = 16, 4
-CLOSED_GROUPS = f"sample-*/{CLOSED}/[0-9]*"
+CLOSED_GROUPS = f"sample-*/{SHARDS}/[0-9a-f]*"
 
 # Run in its own process, so that no thread, signal handler or variable of Ray stays with the other tests.
 CLUSTER = """
@@ -94,7 +95,7 @@ def clips(sample_corpus):
 @pytest.fixture(scope="module")
 def reference(clips, tmp_path_factory):
     """The rows and records of the local engine."""
-    return contents(run.prepare(clips[:COUNT], settings_of(tmp_path_factory.mktemp("local")), group=GROUP))
+    return by_clip(run.prepare(clips[:COUNT], settings_of(tmp_path_factory.mktemp("local")), group=GROUP))
 
 
 def assert_ended_well(driver: subprocess.Popen) -> None:
@@ -112,14 +113,12 @@ class TestCluster:
         until(lambda: list(tmp_path.glob(CLOSED_GROUPS)))
         driver.kill()
         driver.communicate()
-        before = {path.parent.name: path.stat().st_ino for path in tmp_path.glob(f"{CLOSED_GROUPS}/shard*")}
+        before = {path: path.stat().st_ino for path in tmp_path.glob(f"{CLOSED_GROUPS}/shard*")}
         assert 1 <= len(before) < 4
         assert_ended_well(cluster.prepare(sample_corpus, tmp_path))
-        folder = next(tmp_path.glob("sample-*"))
-        assert contents(folder) == reference
-        for name, inode in before.items():
-            assert (folder / SHARDS / f"{name}.arrayrecord").stat().st_ino == inode
-        assert {path.name for path in folder.iterdir()} == {"lock", "settings.json", MANIFEST, SHARDS}
+        [folder] = tmp_path.glob("sample-*/sets/*")
+        assert by_clip(folder) == reference
+        assert {path: path.stat().st_ino for path in before} == before
 
     def test_a_node_that_dies_half_way_costs_nothing(self, cluster, sample_corpus, tmp_path, reference):
         driver = cluster.prepare(sample_corpus, tmp_path)
@@ -127,7 +126,8 @@ class TestCluster:
         cluster.kill_node()
         assert len(list(tmp_path.glob(CLOSED_GROUPS))) < 4
         assert_ended_well(driver)
-        assert contents(next(tmp_path.glob("sample-*"))) == reference
+        [folder] = tmp_path.glob("sample-*/sets/*")
+        assert by_clip(folder) == reference
 
 
 def test_without_ray_the_error_names_the_package(clips, tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_a_missing_head_node_is_an_error_at_once(clips, tmp_path, monkeypatch, a
 
 def test_the_engine_does_not_name_the_cache_and_runs_on_cpus(tmp_path):
     local, ray = settings_of(tmp_path), settings_of(tmp_path, engine="ray", ray_address="auto")
-    assert local.cache_folder("sample", []) == ray.cache_folder("sample", [])
+    assert local.store("sample") == ray.store("sample")
     assert (resolve(ray).decoder, resolve(ray).provider) == ("cpu", "cpu")
     with pytest.raises(UserError, match=r"run\.provider"):
         resolve(settings_of(tmp_path, engine="ray", provider="cuda"))
@@ -158,7 +158,9 @@ def test_the_engine_does_not_name_the_cache_and_runs_on_cpus(tmp_path):
 
 
 def test_a_machine_without_the_clips_does_not_quarantine_them(clips, tmp_path):
-    group = Group(0, 0, [dataclasses.replace(clips[0], path=tmp_path / "gone.mp4")])
+    clip = dataclasses.replace(clips[0], path=tmp_path / "gone.mp4")
+    [key] = keys_of([clip], full=False)
+    group = Group({key: clip})
     with pytest.raises(UserError, match=r"run\.cache"):
         ray_engine.close_group(tmp_path, group, settings_of(tmp_path), True)
     groups.set_out(tmp_path)
@@ -166,15 +168,16 @@ def test_a_machine_without_the_clips_does_not_quarantine_them(clips, tmp_path):
         ray_engine.close_group(tmp_path, group, settings_of(tmp_path), True)
     # A clip that no machine sees is a bad clip.
     ray_engine.close_group(tmp_path, group, settings_of(tmp_path), False)
-    groups.join(tmp_path, 1)
-    [row] = read_rows(tmp_path / MANIFEST)
-    assert (row.status, row.clip_id) == ("quarantined", clips[0].clip_id)
+    write_set(tmp_path, [key], {})
+    [row] = read_rows(set_folder(tmp_path, [key]) / MANIFEST)
+    assert (row.status, row.clip_id, row.retry) == ("quarantined", clip.clip_id, True)
 
 
 @pytest.fixture
 def group(tmp_path) -> Group:
     """A group whose clips are finished."""
-    group = Group(0, 0, sounds(tmp_path, 2))
+    clips = sounds(tmp_path, 2)
+    group = Group(dict(zip(keys_of(clips, full=False), clips, strict=True)))
     groups.set_out(tmp_path)
     list(groups.finish(tmp_path, groups.unfinished(tmp_path, group), settings_of(tmp_path), workers=1))
     return group
@@ -183,28 +186,28 @@ def group(tmp_path) -> Group:
 def test_the_second_to_close_a_group_changes_nothing(group, tmp_path):
     pending = {path: path.read_bytes() for path in (tmp_path / PENDING).iterdir()}
     groups.close(tmp_path, group)
-    first = {path: path.read_bytes() for path in tmp_path.glob(f"{CLOSED}/*/*")}
+    first = {path: path.read_bytes() for path in tmp_path.glob(f"{SHARDS}/*/*")}
     # The second had prepared the clips as well, with another outcome (swapped here), but closes later.
     for path, data in zip(pending, reversed(pending.values()), strict=True):
         path.write_bytes(data)
     groups.close(tmp_path, group)
-    assert {path: path.read_bytes() for path in tmp_path.glob(f"{CLOSED}/*/*")} == first
+    assert {path: path.read_bytes() for path in tmp_path.glob(f"{SHARDS}/*/*")} == first
     # Or it was about to read the files that the first removed.
     groups.close(tmp_path, group)
     assert not list((tmp_path / PENDING).iterdir())
-    assert len(list((tmp_path / CLOSED).iterdir())) == 1
+    assert len(list((tmp_path / SHARDS).iterdir())) == 1
 
 
 def test_an_incomplete_group_cannot_be_closed(group, tmp_path):
     next((tmp_path / PENDING).iterdir()).unlink()
     with pytest.raises(FileNotFoundError):
         groups.close(tmp_path, group)
-    assert not list((tmp_path / CLOSED).iterdir())
+    assert not list((tmp_path / SHARDS).iterdir())
 
 
 def test_the_task_of_a_closed_group_returns_at_once(group, tmp_path):
     groups.close(tmp_path, group)
-    gone = [dataclasses.replace(clip, path=tmp_path / "gone.mp4") for clip in group.clips]
+    gone = {key: dataclasses.replace(clip, path=tmp_path / "gone.mp4") for key, clip in group.clips.items()}
     before = sorted(tmp_path.rglob("*"))
-    ray_engine.close_group(tmp_path, Group(0, 0, gone), settings_of(tmp_path), True)
+    ray_engine.close_group(tmp_path, Group(gone), settings_of(tmp_path), True)
     assert sorted(tmp_path.rglob("*")) == before

@@ -22,7 +22,7 @@ def prepare(real_data: pathlib.Path, tmp_path: pathlib.Path, folder: str, count:
         *arguments,
     ]
     subprocess.run(command, cwd=ROOT, check=True, timeout=600)
-    rows = list(read_rows(next(tmp_path.glob("cache/*/manifest.jsonl"))))
+    rows = list(read_rows(next(tmp_path.glob("cache/*/sets/*/manifest.jsonl"))))
     assert len(rows) == count
     assert all(row.status == "ok" for row in rows)
     return rows

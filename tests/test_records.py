@@ -58,6 +58,7 @@ def test_a_record_is_read_as_it_was_written_and_the_same_record_gives_the_same_b
 OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: text,
     int: st.integers(-1, 2**40),
+    bool: st.booleans(),
     float: st.floats(allow_nan=False, allow_infinity=False),
 }
 a_row = st.builds(
@@ -91,11 +92,9 @@ def test_rows_are_labelled_when_they_are_read_for_a_model(tmp_path: pathlib.Path
 
 
 def test_shards_come_in_the_order_that_rows_count(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "shards").mkdir()
-    for name in ("00010.arrayrecord", "00002.arrayrecord", ".00011.arrayrecord.77.partial", "notes.txt"):
-        (tmp_path / "shards" / name).touch()
-    names = [pathlib.Path(path).name for path in records.shard_paths(tmp_path)]
-    assert names == ["00002.arrayrecord", "00010.arrayrecord"]
+    records.write_shard_list(tmp_path, [pathlib.Path("..", "b.arrayrecord"), pathlib.Path("é", "a.arrayrecord")])
+    (tmp_path / "notes.arrayrecord").touch()
+    assert records.shard_paths(tmp_path) == [str(tmp_path.parent / "b.arrayrecord"), str(tmp_path / "é/a.arrayrecord")]
 
 
 # Whole or not at all

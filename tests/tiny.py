@@ -7,7 +7,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
-from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, Row, encode, write_rows
+from fusion_emotion.prepare.records import MANIFEST, Record, Row, encode, write_rows, write_shard_list
 
 FACE_SIZE = 32
 
@@ -41,9 +41,12 @@ def write(
 
 def write_records(folder: pathlib.Path, records: Sequence[Record], *, per_shard: int = 10**6) -> list[Row]:
     """Write the shards of records, and return their rows."""
-    (folder / SHARDS).mkdir(parents=True)
-    for number, first in enumerate(range(0, len(records), per_shard)):
-        writer = ArrayRecordWriter(str(folder / SHARDS / f"{number:05d}.arrayrecord"), "group_size:1")
+    folder.mkdir(parents=True)
+    starts = range(0, len(records), per_shard)
+    shards = [pathlib.Path(f"{number:05d}.arrayrecord") for number in range(len(starts))]
+    write_shard_list(folder, shards)
+    for shard, first in zip(shards, starts, strict=True):
+        writer = ArrayRecordWriter(str(folder / shard), "group_size:1")
         for record in records[first : first + per_shard]:
             writer.write(encode(record))
         writer.close()

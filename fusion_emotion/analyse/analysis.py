@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fusion_emotion.analyse import degrade, embeddings, saliency
 from fusion_emotion.analyse.degrade import Degradation, Degraded
@@ -20,6 +19,7 @@ from fusion_emotion.files import atomic
 from fusion_emotion.input.data import Data
 from fusion_emotion.models.frontend import mel_edges_hz
 from fusion_emotion.models.fusion import FusionNet
+from fusion_emotion.progress import bar
 from fusion_emotion.train import devices
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
@@ -133,7 +133,7 @@ def _worth(
         }
 
     degradations = [each for each in degrade.degradations(source) if each.modality in modalities]
-    shown = tqdm(degradations, desc="degrading", unit="way", disable=not devices.is_main_process())
+    shown = bar(degradations, desc="degrading", unit="way", disable=not devices.is_main_process())
     return answers[first], {"given": scores, "gain_over": gains}, [curve(degradation) for degradation in shown]
 
 

@@ -24,6 +24,7 @@ import urllib3
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.files import atomic
 from fusion_emotion.locks import held
+from fusion_emotion.progress import bar
 
 _RECORD = "1188976"
 _STATE = ".downloaded"  # folder of the markers and the lock
@@ -135,8 +136,7 @@ def _bar(root: pathlib.Path, archives: Sequence[Archive], *, keep_archives: bool
             f"{root}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free: make room, choose another "
             "folder, or name fewer actors"
         )
-    # No bar where the output is not a terminal.
-    return tqdm.tqdm(total=sum(sizes), initial=sum(lengths), unit="B", unit_scale=True, desc="RAVDESS", disable=None)
+    return bar(total=sum(sizes), initial=sum(lengths), unit="B", unit_scale=True, desc="RAVDESS")
 
 
 def _install(root: pathlib.Path, archive: Archive, fetcher: "_Fetcher", *, keep_archives: bool) -> None:

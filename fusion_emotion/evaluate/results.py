@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fusion_emotion.cores import cores
 from fusion_emotion.corpora.protocols import Protocol
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import answers, metrics, statistics
@@ -206,7 +206,7 @@ def surroundings() -> dict[str, Any]:
         },
         "commit": _commit(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
-        "machine": f"{_cpu()}, {os.cpu_count()} cores",
+        "machine": f"{_cpu()}, {cores()} cores",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -14,15 +14,13 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from tqdm import tqdm
-
 from fusion_emotion import locks
+from fusion_emotion.cores import cores
 from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.catalogue import corpus
 from fusion_emotion.corpora.protocols import Protocol
@@ -34,6 +32,7 @@ from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.data import Data
 from fusion_emotion.input.segments import Cutting, items_of, split_segments, usable_rows
 from fusion_emotion.prepare.records import Row
+from fusion_emotion.progress import bar
 from fusion_emotion.train.writer import read_metrics
 
 LOG = "log.txt"  # in the workdir of each run: its output
@@ -90,7 +89,7 @@ def _run(
     # A protocol without folds draws a new split for each seed.
     split_seed = config["split"]["seed"] if protocol.with_folds else seed
     run_config["split"] |= {"protocol": protocol.name, "fold": fold, "seed": split_seed}
-    run_config["run"]["download"] = False  # the corpus is complete by now
+    run_config["run"] |= {"download": False, "retry": False}  # the corpus is complete by now, the same for all runs
     test = split_segments(rows, run_config["split"], Cutting.from_config(config["segment"]))["test"]
     workdir = folder / f"fold-{fold}-seed-{seed}"
     return Run(protocol=protocol, fold=fold, seed=seed, config=run_config, workdir=workdir, test_rows=test.rows)
@@ -132,7 +131,7 @@ def execute(runs: Sequence[Run], *, command: Sequence[str], jobs: int, is_done: 
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are done")
     running: dict[Run, subprocess.Popen[bytes]] = {}
     failed: list[Run] = []
-    with _progress(total=len(runs), initial=len(runs) - len(waiting)) as bar:
+    with _progress(total=len(runs), initial=len(runs) - len(waiting)) as shown:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -142,11 +141,11 @@ def execute(runs: Sequence[Run], *, command: Sequence[str], jobs: int, is_done: 
                 for run in [run for run, process in running.items() if process.poll() is not None]:
                     if running.pop(run).returncode or not is_done(run):
                         failed.append(run)
-                        bar.write(f"{run}: failed, see {run.workdir / LOG}")
+                        shown.write(f"{run}: failed, see {run.workdir / LOG}")
                     else:
-                        bar.write(f"{run}: {_scores(run)}")
+                        shown.write(f"{run}: {_scores(run)}")
                 n_ended = len(runs) - len(waiting) - len(running)
-                bar.update(n_ended + sum(map(_fraction_done, running)) - bar.n)
+                shown.update(n_ended + sum(map(_fraction_done, running)) - shown.n)
         finally:
             _stop(running.values())
     if failed:
@@ -159,7 +158,7 @@ def execute(runs: Sequence[Run], *, command: Sequence[str], jobs: int, is_done: 
 
 def _progress(*, total: int, initial: int) -> Any:
     """A progress bar in runs."""
-    return tqdm(
+    return bar(
         total=total,
         initial=initial,
         desc="crossval",
@@ -167,14 +166,13 @@ def _progress(*, total: int, initial: int) -> Any:
         disable=initial == total,
         smoothing=0,
         miniters=0,
-        # A log file gets fewer lines than a terminal.
-        mininterval=1 if sys.stderr.isatty() else 30,
+        mininterval=1,
     )
 
 
 def _start(run: Run, command: Sequence[str], *, jobs: int) -> subprocess.Popen[bytes]:
     # By default each process would take all cores and most of the device's memory: for XLA, NumPy and OpenMP.
-    n_threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    n_threads = str(max(1, cores() // jobs))
     limits = {
         **dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), n_threads),
         "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.3f}",
@@ -240,6 +238,6 @@ def run_baselines(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Pat
     # Baselines see whole clips, so they have no answers if segments are split.
     splits = {run.baseline_path(""): run for run in runs if run.protocol.unit != "segment"}
     missing = [(name, run) for name in names for run in splits.values() if not run.baseline_path(name).exists()]
-    for name, run in tqdm(missing, desc="baselines", unit="split", disable=not missing):
+    for name, run in bar(missing, desc="baselines", unit="split", disable=not missing):
         run.baseline_path(name).parent.mkdir(exist_ok=True)
         answers.write(run.baseline_path(name), baseline(name, Data.open(run.config, folder), run.config))

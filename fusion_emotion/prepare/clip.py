@@ -12,6 +12,7 @@ from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.records import Record, Row
 from fusion_emotion.prepare.settings import Settings
 
+_REASON_LENGTH = 300
 _FULL_SCALE = np.iinfo(np.int16).max
 
 
@@ -21,10 +22,8 @@ def prepare_clip(clip: Clip, settings: Settings, detector: Detector | None) -> t
         with media.quiet():
             media.check_whole(clip.path)
             return _prepare(clip, settings, detector)
-    except MediaError as error:
-        return quarantined(clip, settings, str(error)), None
-    except OSError as error:
-        return quarantined(clip, settings, f"the file cannot be read: {error.strerror}"), None
+    except Exception as error:  # also of a library: one clip never ends the run
+        return failed(clip, settings, error), None
 
 
 def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple[Row, Record | None]:
@@ -70,13 +69,23 @@ def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple
     )
 
 
-def quarantined(clip: Clip, settings: Settings, reason: str) -> Row:
-    """The row of a clip that cannot be used."""
+def failed(clip: Clip, settings: Settings, error: Exception) -> Row:
+    """The row of a clip that raised `error`; memory and the disk are reasons of the machine."""
+    reason = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        reason = f"the file cannot be read: {error.strerror or error}"
+    return quarantined(clip, settings, reason, retry=isinstance(error, OSError | MemoryError))
+
+
+def quarantined(clip: Clip, settings: Settings, reason: str, *, retry: bool = False) -> Row:
+    """The row of a clip that cannot be used; the reason is cut to one line that any encoding holds."""
+    line = " ".join(reason.split())[:_REASON_LENGTH]
     return Row(
         **{name: value for name, value in vars(clip).items() if name != "path"},
         status="quarantined",
-        reason=reason,
+        reason=line.encode("utf-8", "backslashreplace").decode(),
         detector=settings.detector if clip.modality != "a" else "",
+        retry=retry,
     )
 
 

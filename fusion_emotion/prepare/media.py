@@ -78,9 +78,11 @@ class Film:
 def quiet() -> Iterator[None]:
     """Keep libav's messages off the terminal; the last one becomes the reason of an error."""
     av.logging.set_level(av.logging.ERROR)
-    with av.logging.Capture():
-        yield
-    av.logging.set_level(None)
+    try:
+        with av.logging.Capture():
+            yield
+    finally:
+        av.logging.set_level(None)
 
 
 def check_whole(path: pathlib.Path) -> None:

@@ -4,7 +4,9 @@ import collections
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -63,7 +65,14 @@ class _Worker:
         self.pipe, child_pipe = _SPAWN.Pipe()
         # Daemonic: it ends with its parent, also when the parent is interrupted.
         self.process = _SPAWN.Process(target=_serve, args=(child_pipe, make_work, argument), daemon=True)
-        self.process.start()
+        # Ctrl-C in a terminal reaches all processes: the workers inherit that they do not receive it. The tracker's
+        # start would end the blocking.
+        multiprocessing.resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child_pipe.close()
         self.task: Any = None
         self.is_ready = False

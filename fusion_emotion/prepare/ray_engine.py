@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fusion_emotion.cores import cores
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.groups import PENDING, Group, close, finish, is_closed, unfinished
 from fusion_emotion.prepare.settings import Settings
@@ -19,7 +20,7 @@ _OBJECT_STORE_BYTES = 100 << 20  # small: clips and records go through the file 
 _TASKS_PER_CPU = 2  # submitted at once: one to run and one to follow, which keeps the driver small
 
 
-def close_groups(folder: pathlib.Path, groups: Sequence[Group], settings: Settings) -> Iterator[int]:
+def close_groups(store: pathlib.Path, groups: Sequence[Group], settings: Settings) -> Iterator[int]:
     """Close each group in a Ray task and yield its number of clips; if a node dies, its tasks run on another.
 
     Raises UserError if ray is not installed, the cluster cannot be reached, or a task is lost too often.
@@ -39,7 +40,7 @@ def close_groups(folder: pathlib.Path, groups: Sequence[Group], settings: Settin
             max_running = max(1, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 0)))
             while waiting and len(running) < max_running:
                 group = waiting.popleft()
-                running[task.remote(folder, group, settings, _any_clip_exists(group))] = len(group.clips)
+                running[task.remote(store, group, settings, _any_clip_exists(group))] = len(group.clips)
             for done in ray.wait(list(running))[0]:
                 try:
                     ray.get(done)
@@ -66,7 +67,7 @@ def _connected(ray: Any, settings: Settings) -> Any:
     if not address:
         return ray.init(
             address="local",
-            num_cpus=settings.workers or None,
+            num_cpus=settings.workers or cores(),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             **options,
@@ -86,17 +87,17 @@ def _connected(ray: Any, settings: Settings) -> Any:
 
 def _any_clip_exists(group: Group) -> bool:
     """Return True if this machine can access any clip of a group."""
-    return any(os.path.exists(clip.path) for clip in group.clips)
+    return any(os.path.exists(clip.path) for clip in group.clips.values())
 
 
-def close_group(folder: pathlib.Path, group: Group, settings: Settings, driver_sees_clips: bool) -> None:
+def close_group(store: pathlib.Path, group: Group, settings: Settings, driver_sees_clips: bool) -> None:
     """Prepare and close a group; the body of a task. Clips that an earlier attempt finished are not prepared again."""
-    if is_closed(folder, group):
+    if is_closed(store, group):
         return
     # A machine without the shared folders would quarantine all clips as missing.
     for path, exists in (
-        (folder, (folder / PENDING).exists()),
-        (group.clips[0].path, _any_clip_exists(group) or not driver_sees_clips),
+        (store, (store / PENDING).exists()),
+        (next(iter(group.clips.values())).path, _any_clip_exists(group) or not driver_sees_clips),
     ):
         if not exists:
             raise UserError(
@@ -104,6 +105,6 @@ def close_group(folder: pathlib.Path, group: Group, settings: Settings, driver_s
                 "data.root and run.cache must be folders that all machines share"
             )
     # In a process of its own, so that a clip that crashes the decoder does not end the task.
-    for _ in finish(folder, unfinished(folder, group), settings, workers=1):
+    for _ in finish(store, unfinished(store, group), settings, workers=1):
         pass
-    close(folder, group)
+    close(store, group)

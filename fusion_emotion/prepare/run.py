@@ -1,21 +1,23 @@
 """A corpus to shards and a manifest, in parallel; an interrupted preparation resumes."""
 
 import dataclasses
-import json
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tqdm import tqdm
-
+from fusion_emotion.cores import cores
 from fusion_emotion.corpora.clip import Clip
-from fusion_emotion.errors import UserError
+from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.locks import held
 from fusion_emotion.prepare import ray_engine
-from fusion_emotion.prepare.groups import Group, close, finish, is_closed, join, set_out, unfinished
+from fusion_emotion.prepare.groups import Group, KeyedClip, close, finish, set_out, unfinished
 from fusion_emotion.prepare.hardware import resolve
 from fusion_emotion.prepare.records import MANIFEST, read_rows
 from fusion_emotion.prepare.settings import Settings
+from fusion_emotion.prepare.store import closed_rows, keys_of, set_folder, write_set
+from fusion_emotion.progress import bar
 
 GROUP = 64  # clips of a shard: 20 MB or so
 # Readers keep all shards open, so large corpora get larger shards, not more.
@@ -26,85 +28,93 @@ Engine = Callable[[pathlib.Path, Sequence[Group], Settings], Iterator[int]]
 
 
 def prepare(clips: Sequence[Clip], settings: Settings, *, group: int = 0) -> pathlib.Path:
-    """Prepare `clips` unless they are prepared; return the cache folder.
+    """Prepare those of `clips` that are not prepared; return the folder of this set of clips.
 
-    `group` is the number of clips of a shard; 0: by the size of the corpus. Raises UserError if the folder cannot be
-    written, another run locks it, or the engine is missing.
+    `group` is the number of clips of a shard; 0: by the number of clips to prepare. Raises UserError if no clip can be
+    used, the folder cannot be written, another run locks it, or the engine is missing; Stopped at Ctrl-C.
     """
-    folder = _folder(clips, settings)
-    if (folder / MANIFEST).exists():
-        return folder
-    settings = resolve(settings)
-    print(f"preparing  {settings.detector} on {settings.provider}, video decoded on {settings.decoder}")
-    busy = f"{folder} is being prepared by process {{process}}: wait for it, then run the same command again"
+    store = settings.store(clips[0].corpus)
     try:
-        with held(folder / "lock", busy):
-            _fill(folder, clips, settings, group or max(GROUP, -(-len(clips) // MOST_SHARDS)))
+        keys = keys_of(clips, full=settings.full_digest)
+        folder = set_folder(store, keys)
+        if not _is_done(folder, settings):
+            busy = f"{store} is being prepared by process {{process}}: wait for it, then run the same command again"
+            with held(store / "lock", busy):
+                _fill(store, dict(zip(keys, clips, strict=True)), settings, group)
+                write_set(store, keys, dataclasses.asdict(settings))
+    except KeyboardInterrupt:
+        again = shlex.join(["python", *sys.argv])
+        raise Stopped(
+            f"SIGINT: the clips prepared so far are kept; the same command goes on from there: {again}",
+            signal_number=signal.SIGINT,
+        ) from None
     except OSError as error:
         raise UserError(
-            f"the cache folder {folder} cannot be written ({error.strerror}): make room or set "
+            f"the cache folder {store} cannot be written ({error.strerror}): make room or set "
             "--config.run.cache to another place; what is done so far is kept"
         ) from error
+    if not any(row.status == "ok" for row in read_rows(folder / MANIFEST)):
+        raise UserError(
+            f"no clip can be used, {len(clips)} quarantined ({_reasons(folder)[0]}): mend the files, or see all "
+            f"reasons in {folder / MANIFEST}"
+        )
     return folder
 
 
 def is_prepared(clips: Sequence[Clip], settings: Settings) -> bool:
-    """True if `prepare` has nothing to do."""
-    return (_folder(clips, settings) / MANIFEST).exists()
+    """True if these clips are prepared, but for those that `prepare` would try again."""
+    keys = keys_of(clips, full=settings.full_digest)
+    return (set_folder(settings.store(clips[0].corpus), keys) / MANIFEST).exists()
 
 
-def _folder(clips: Sequence[Clip], settings: Settings) -> pathlib.Path:
-    files = ((clip.clip_id + clip.path.suffix, _size_bytes(clip)) for clip in clips)
-    return settings.cache_folder(clips[0].corpus, files)
+def _is_done(folder: pathlib.Path, settings: Settings) -> bool:
+    manifest = folder / MANIFEST
+    return manifest.exists() and not (settings.retry and any(row.retry for row in read_rows(manifest)))
 
 
-def _fill(folder: pathlib.Path, clips: Sequence[Clip], settings: Settings, size: int) -> None:
-    set_out(folder)
-    (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2))
-    groups = [Group(n, first, clips[first : first + size]) for n, first in enumerate(range(0, len(clips), size))]
-    todo = [group for group in groups if not is_closed(folder, group)]
-    n_todo = sum(len(group.clips) for group in todo)
-    if settings.detector == "insightface" and any(clip.modality != "a" for group in todo for clip in group.clips):
+def _fill(store: pathlib.Path, clips: Mapping[str, Clip], settings: Settings, size: int) -> None:
+    """Prepare the clips, by key, that the store lacks, in groups of `size`."""
+    done = {row.key for _, row in closed_rows(store)}
+    set_out(store, done)
+    todo = [(key, clip) for key, clip in clips.items() if key not in done]
+    if not todo:
+        return
+    settings = resolve(settings)
+    print(f"preparing  {settings.detector} on {settings.provider}, video decoded on {settings.decoder}")
+    if settings.detector == "insightface" and any(clip.modality != "a" for _, clip in todo):
         from fusion_emotion.prepare.detectors import insightface_weights
 
         # Download the weights once, before the workers start.
         insightface_weights(settings)
-    with tqdm(total=len(clips), initial=len(clips) - n_todo, desc="preparing", unit="clip") as bar:
-        for count in ENGINES[settings.engine](folder, todo, settings):
-            bar.update(count)
-    join(folder, len(groups))
+    size = size or max(GROUP, -(-len(todo) // MOST_SHARDS))
+    groups = [Group(dict(todo[first : first + size])) for first in range(0, len(todo), size)]
+    with bar(total=len(clips), initial=len(clips) - len(todo), desc="preparing", unit="clip") as shown:
+        for count in ENGINES[settings.engine](store, groups, settings):
+            shown.update(count)
 
 
-def _locally(folder: pathlib.Path, groups: Sequence[Group], settings: Settings) -> Iterator[int]:
+def _locally(store: pathlib.Path, groups: Sequence[Group], settings: Settings) -> Iterator[int]:
     """The engine `local`: processes of this machine take the clips of all groups in turn."""
-    todo: list[tuple[int, Clip]] = []
-    group_of: dict[int, Group] = {}
-    left: dict[int, int] = {}
+    todo: list[KeyedClip] = []
+    group_of: dict[str, Group] = {}
+    left: dict[str, int] = {}
     for group in groups:
-        numbered = unfinished(folder, group)
-        todo += numbered
-        group_of.update((index, group) for index, _ in numbered)
-        left[group.number] = len(numbered)
-        if not numbered:
-            close(folder, group)
-        yield len(group.clips) - len(numbered)
-    for index in finish(folder, todo, settings, workers=settings.workers or os.cpu_count() or 1):
-        group = group_of[index]
-        left[group.number] -= 1
-        if not left[group.number]:
-            close(folder, group)
+        clips = unfinished(store, group)
+        todo += clips
+        group_of.update((key, group) for key, _ in clips)
+        left[group.name] = len(clips)
+        if not clips:
+            close(store, group)
+        yield len(group.clips) - len(clips)
+    for key in finish(store, todo, settings, workers=settings.workers or cores()):
+        group = group_of[key]
+        left[group.name] -= 1
+        if not left[group.name]:
+            close(store, group)
         yield 1
 
 
 ENGINES: dict[str, Engine] = {"local": _locally, "ray": ray_engine.close_groups}
-
-
-def _size_bytes(clip: Clip) -> int:
-    """The size of a clip's file; 0 if it cannot be read, which becomes a quarantine row."""
-    try:
-        return clip.path.stat().st_size
-    except OSError:
-        return 0
 
 
 def summary(folder: pathlib.Path) -> str:
@@ -115,12 +125,18 @@ def summary(folder: pathlib.Path) -> str:
     if frames := sum(row.n_frames for row in rows):
         face_found = sum(row.found_share * row.n_frames for row in rows) / frames
         lines.append(f"face found in {face_found:.1%} of the sampled frames")
+    return "\n".join(lines + _reasons(folder))
+
+
+def _reasons(folder: pathlib.Path) -> list[str]:
+    """Return a line for each reason, with some of its clips."""
     by_reason: dict[str, list[str]] = {}
-    for row in sorted(rows, key=lambda row: row.status == "ok"):
+    for row in sorted(read_rows(folder / MANIFEST), key=lambda row: row.status == "ok"):
         if row.reason:
             title = "lacking" if row.status == "ok" else "quarantined"
+            title += ", tried again at the next run" if row.retry else ""
             by_reason.setdefault(f"{title}: {row.reason}", []).append(row.clip_id)
-    for reason, clip_ids in by_reason.items():
-        others = f" and {len(clip_ids) - 3} more" if len(clip_ids) > 3 else ""
-        lines.append(f"{reason}: {', '.join(clip_ids[:3])}{others}")
-    return "\n".join(lines)
+    return [
+        f"{reason}: {', '.join(ids[:3])}" + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+        for reason, ids in by_reason.items()
+    ]

@@ -4,15 +4,15 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-RECORD_VERSION = 4  # bump when the same settings give other records
+RECORD_VERSION = 5  # bump when the same settings give other records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-    """The section `prepare`: these settings decide the records, and so the cache's name."""
+    """The section `prepare`: these settings decide the records, and so the store's name."""
 
     detector: str
     detector_sizes: tuple[int, ...]  # px, tried in turn until a face is found
@@ -37,6 +37,8 @@ class Settings(RecordSettings):
     decoder: str
     provider: str
     clip_timeout_s: float
+    retry: bool
+    full_digest: bool
     insightface_root: str
 
     @classmethod
@@ -46,10 +48,8 @@ class Settings(RecordSettings):
         run = {name: value for name, value in config["run"].items() if name in names}
         return cls(**{**config["prepare"], **run, "detector_sizes": tuple(config["prepare"]["detector_sizes"])})
 
-    def cache_folder(self, corpus: str, files: Iterable[tuple[str, int]]) -> pathlib.Path:
-        """Return the folder of the records that `files` (names and bytes) of a corpus give under these settings."""
+    def store(self, corpus: str) -> pathlib.Path:
+        """Return the folder of the records of a corpus under these settings."""
         described = {field.name: getattr(self, field.name) for field in dataclasses.fields(RecordSettings)}
         digest = hashlib.sha256(json.dumps([RECORD_VERSION, corpus, described], sort_keys=True).encode())
-        for name, size in files:
-            digest.update(f"{name}\0{size}\n".encode())
         return pathlib.Path(self.cache).expanduser().absolute() / f"{corpus}-{digest.hexdigest()[:12]}"

@@ -16,6 +16,7 @@ from fusion_emotion.input.data import Data
 from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.weights import with_loaded_parts
+from fusion_emotion.progress import bar
 from fusion_emotion.train import devices
 from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints, score
 from fusion_emotion.train.plan import Plan
@@ -84,12 +85,12 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
     with (
         Signals() as signals,
         MetricsWriter(workdir, resume_step=first, writes=devices.is_main_process()) as writer,
-        tqdm(
+        bar(
             total=plan.n_steps, initial=first, desc="training", unit="step", disable=not devices.is_main_process()
-        ) as bar,
+        ) as shown,
         Profile(workdir / "profile", config["run"]["profile_steps"]) as profile,
     ):
-        watcher = Watcher(config, plan.steps_per_epoch, writer=writer, bar=bar)
+        watcher = Watcher(config, plan.steps_per_epoch, writer=writer, bar=shown)
         # NOTE: do NOT change the order of operations in this loop: run a step, check the metrics of the step before,
         # validate and save if due. State and input position are saved together, before the next batch is drawn.
         for step in range(first + 1, plan.n_steps + 1):
@@ -132,7 +133,7 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
                         raise
                     tqdm.write(f"warning: {error}")
                 watcher.resume()
-            bar.update()
+            shown.update()
             if stopping:
                 break
             if validating and checkpoints.out_of_patience(plan.patience_steps):

@@ -9,18 +9,17 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import tqdm
-
+from fusion_emotion.cores import cores
 from fusion_emotion.corpora import ravdess
 from fusion_emotion.corpora.corpus import Corpus
 from fusion_emotion.corpora.sample import script
 from fusion_emotion.errors import UserError
 from fusion_emotion.locks import held
+from fusion_emotion.progress import bar
 
 CORPUS_VERSION = 1  # raise it with every change to the picture or the sound
 MOST_ACTORS = 24  # the limit of RAVDESS's file names
@@ -108,12 +107,12 @@ def _record(root: pathlib.Path, missing: dict[int, list[str]], *, seed: int, wor
     )
     try:
         waiting = {executor.submit(_act, _folder(root, actor), actor, names, seed) for actor, names in missing.items()}
-        with tqdm.tqdm(total=len(wanted), desc="making the sample corpus", unit="clip") as bar:
+        with bar(total=len(wanted), desc="making the sample corpus", unit="clip") as shown:
             while waiting:
                 done, waiting = concurrent.futures.wait(waiting, timeout=0.5, return_when="FIRST_EXCEPTION")
                 for future in done:
                     future.result()
-                bar.update(sum(path.exists() for path in wanted) - bar.n)
+                shown.update(sum(path.exists() for path in wanted) - shown.n)
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -127,7 +126,7 @@ def _act(folder: pathlib.Path, actor: int, names: list[str], seed: int) -> None:
 
 
 def _make(root: pathlib.Path, config: Mapping[str, Any]) -> None:
-    make_corpus(root, seed=0, workers=config["run"]["workers"] or os.cpu_count() or 1)
+    make_corpus(root, seed=0, workers=config["run"]["workers"] or cores())
 
 
 CORPUS = Corpus(
