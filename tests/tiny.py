@@ -1,5 +1,6 @@
 """A prepared corpus of a few kilobytes whose classes are plain to see and to hear."""
 
+import hashlib
 import pathlib
 from collections.abc import Sequence
 
@@ -12,9 +13,7 @@ from fusion_emotion.prepare.records import MANIFEST, SHARDS, Record, Row, encode
 FACE_SIZE = 32
 
 
-def write(
-    folder: pathlib.Path, *, speakers: int = 6, takes: int = 1, n_frames: int = 12, seed: int = 0
-) -> pathlib.Path:
+def records_of(*, speakers: int = 6, takes: int = 1, n_frames: int = 12, seed: int = 0) -> list[Record]:
     """Eight emotions of each speaker; the brightness of a face and the pitch of a voice tell them apart, with noise."""
     rng = np.random.default_rng(seed)
     records = []
@@ -35,6 +34,16 @@ def write(
             waveform=(8000 * sound).astype(np.int16),
         )
         records.append(record)
+    return records
+
+
+def write(folder: pathlib.Path, **kind: int) -> pathlib.Path:
+    """Write the records of `records_of` as a prepared corpus."""
+    return write_corpus(folder, records_of(**kind))
+
+
+def write_corpus(folder: pathlib.Path, records: Sequence[Record]) -> pathlib.Path:
+    """Write records as a prepared corpus."""
     write_rows(folder / MANIFEST, write_records(folder, records))
     return folder
 
@@ -74,5 +83,6 @@ def row_of(record: Record, *, index: int) -> Row:
         rms_dbfs=-20.0,
         detector="insightface",
         record=index,
+        digest=hashlib.sha256(encode(record)).hexdigest()[:16],
         label=LABEL_NAMES.index(record.emotion),
     )

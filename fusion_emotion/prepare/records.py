@@ -81,11 +81,13 @@ class Row:
     rms_dbfs: float = -120.0  # loudness of the waveform
     detector: str
     record: int = -1  # index into the shards, in order; -1 where quarantined
+    digest: str = ""  # sha256 of the record's bytes, 16 hex digits; "" where quarantined, and in older manifests
     label: int = -1  # index into a label set, given when rows are read for a model; never written
 
 
 # Strings that many rows share are kept once: a million rows then take 0.5 GB in place of 1.1.
-_FEW_VALUES = tuple(f.name for f in dataclasses.fields(Row) if f.type is str and f.name not in ("clip_id", "take_id"))
+_OWN = ("clip_id", "take_id", "digest")
+_FEW_VALUES = tuple(f.name for f in dataclasses.fields(Row) if f.type is str and f.name not in _OWN)
 
 
 def read_rows(path: pathlib.Path) -> Iterator[Row]:
