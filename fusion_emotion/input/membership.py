@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fusion_emotion.config import CONFIG
 from fusion_emotion.corpora.protocols import PARTS, Part, protocol
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import atomic
@@ -76,8 +75,8 @@ def parts_of(
         more = f", and {len(reasons) - _MOST_NAMED} more" if len(reasons) > _MOST_NAMED else ""
         raise UserError(
             f"{len(reasons)} of the {len(kept)} clips of {workdir} are missing or changed: {named}{more}; put them "
-            f"back into data.root={config['data']['root']!r} as they were, or name their folder (--workdir={workdir} "
-            f"--config={workdir / CONFIG} --config.data.root=DIR), or train again in a new --workdir"
+            f"back into data.root={config['data']['root']!r} as they were, name another folder that holds them "
+            "(--config.data.root=DIR), or train again in a new --workdir"
         )
     cutting = cutting_for(protocol(config["split"]["protocol"]), cutting)
     return {part: _segments(clips[part], starts[part], cutting) for part in PARTS}
