@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import config as config_
@@ -16,8 +16,10 @@ from fusion_emotion import locks
 from fusion_emotion.errors import UserError
 
 if TYPE_CHECKING:
+    from fusion_emotion.corpora.protocols import Part
     from fusion_emotion.experiments.crossval import Run
     from fusion_emotion.input.data import Data
+    from fusion_emotion.input.segments import Segments
     from fusion_emotion.models.fusion import FusionNet
 
 Config = dict[str, Any]
@@ -48,9 +50,11 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
     main = devices.is_main_process()
     with locks.held_workdir(workdir) if main else contextlib.nullcontext():
+        # A workdir is bound to its clips once they pass: the guard's remedy is to take some away.
+        _guard(job.data)
         if main:
             config_.save(config, workdir)
-        _guard(job.data)
+            _keep_clips(config, workdir, job.data.parts)
         train_job(job)
         _evaluate(job)
 
@@ -102,11 +106,15 @@ def inspect(config: Config, workdir: pathlib.Path) -> None:
 
 
 def baselines(config: Config, workdir: pathlib.Path) -> None:
-    """Print the scores of simple classifiers on the config's split, which a model must beat."""
+    """Print the scores of simple classifiers on the config's split, which a model must beat.
+
+    The split is that of the run in the workdir, if this config made it.
+    """
     from fusion_emotion.evaluate import baselines
 
     check(config)
-    job = open_job(config, workdir)
+    is_its_run = (workdir / config_.CONFIG).exists() and not config_.changes(config_.load(workdir), config)
+    job = open_job(config, workdir, drawn_anew=not is_its_run)
     _guard(job.data)
     systems = {name: baselines.baseline(name, job.data, config) for name in baselines.available()}
     protocol, fold = job.data.protocol.name, config["split"]["fold"]
@@ -129,6 +137,7 @@ def crossval(config: Config, workdir: pathlib.Path) -> None:
         for run in runs:
             check_owner(run.config, run.workdir)
             config_.save(run.config, run.workdir)
+            _keep_clips(run.config, run.workdir, run.parts)
         crossval.execute(runs, command=[sys.executable, str(_LAUNCH)], jobs=config["crossval"]["jobs"], is_done=is_done)
         _summarise(config, workdir, folder, runs)
 
@@ -242,21 +251,43 @@ def _reopen(config: Config, workdir: pathlib.Path, *, needs: Sequence[str], made
     return open_job(config, workdir)
 
 
-def open_job(config: Config, workdir: pathlib.Path) -> Job:
-    """Prepare, draw the split, build the network, and print what runs."""
+def open_job(config: Config, workdir: pathlib.Path, *, drawn_anew: bool = False) -> Job:
+    """Prepare, take the parts that the workdir keeps or draw them, build the network, and print what runs.
+
+    With `drawn_anew` the parts are drawn in any case.
+    """
     folder = prepared(config)
     # JAX takes the accelerator's memory when first used: only after the detectors have ended.
     from fusion_emotion.input.data import Data
+    from fusion_emotion.input.membership import CLIPS
     from fusion_emotion.models.create import create_model
     from fusion_emotion.train import devices
 
     devices.keep_memory()
     devices.keep_compiled(pathlib.Path(config["run"]["cache"]) / "compiled")
     devices.check_batch_size(config)
-    data = Data.open(config, folder)
+    data = Data.open(config, folder, None if drawn_anew else workdir)
     model = create_model(config, n_classes=len(data.label_names), axis_name=devices.AXIS)
     print(f"{devices.text()}\nworkdir    {workdir}\n{data.text(config)}")
+    if not drawn_anew and (workdir / CLIPS).exists():
+        print(f"clips      those of {workdir / CLIPS}")
+    elif not drawn_anew and _is_trained(workdir):
+        print(f"clips      not listed in {workdir}, which an earlier version made: drawn from those that are there now")
     return Job(config, workdir, data, model)
+
+
+def _is_trained(workdir: pathlib.Path) -> bool:
+    """True if the workdir holds a checkpoint or a model."""
+    return any((workdir / "checkpoints").glob("[0-9]*")) or (workdir / "model").exists()
+
+
+def _keep_clips(config: Config, workdir: pathlib.Path, parts: "Mapping[Part, Segments]") -> None:
+    """Write the parts of a split into a workdir that keeps none, unless an earlier version trained there."""
+    from fusion_emotion.corpora.catalogue import corpus
+    from fusion_emotion.input import membership
+
+    if not (workdir / membership.CLIPS).exists() and not _is_trained(workdir):
+        membership.save(workdir, parts, label_names=corpus(config["data"]["corpus"]).label_names)
 
 
 def _guard(data: "Data") -> None:

@@ -1,5 +1,6 @@
 """A prepared corpus of a few kilobytes whose classes are plain to see and to hear."""
 
+import hashlib
 import pathlib
 from collections.abc import Sequence
 
@@ -12,9 +13,7 @@ from fusion_emotion.prepare.records import MANIFEST, Record, Row, encode, write_
 FACE_SIZE = 32
 
 
-def write(
-    folder: pathlib.Path, *, speakers: int = 6, takes: int = 1, n_frames: int = 12, seed: int = 0
-) -> pathlib.Path:
+def records_of(*, speakers: int = 6, takes: int = 1, n_frames: int = 12, seed: int = 0) -> list[Record]:
     """Eight emotions of each speaker; the brightness of a face and the pitch of a voice tell them apart, with noise."""
     rng = np.random.default_rng(seed)
     records = []
@@ -35,13 +34,23 @@ def write(
             waveform=(8000 * sound).astype(np.int16),
         )
         records.append(record)
+    return records
+
+
+def write(folder: pathlib.Path, **kind: int) -> pathlib.Path:
+    """Write the records of `records_of` as a prepared corpus."""
+    return write_corpus(folder, records_of(**kind))
+
+
+def write_corpus(folder: pathlib.Path, records: Sequence[Record]) -> pathlib.Path:
+    """Write records as a prepared corpus."""
     write_rows(folder / MANIFEST, write_records(folder, records))
     return folder
 
 
 def write_records(folder: pathlib.Path, records: Sequence[Record], *, per_shard: int = 10**6) -> list[Row]:
     """Write the shards of records, and return their rows."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(records), per_shard)
     shards = [pathlib.Path(f"{number:05d}.arrayrecord") for number in range(len(starts))]
     write_shard_list(folder, shards)
@@ -77,5 +86,6 @@ def row_of(record: Record, *, index: int) -> Row:
         rms_dbfs=-20.0,
         detector="insightface",
         record=index,
+        digest=hashlib.sha256(encode(record)).hexdigest()[:16],
         label=LABEL_NAMES.index(record.emotion),
     )

@@ -23,14 +23,15 @@ from fusion_emotion import locks
 from fusion_emotion.cores import cores
 from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.catalogue import corpus
-from fusion_emotion.corpora.protocols import Protocol
+from fusion_emotion.corpora.protocols import Part, Protocol
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.evaluate import answers
 from fusion_emotion.evaluate.answers import RESULTS
 from fusion_emotion.evaluate.baselines import available, baseline
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.data import Data
-from fusion_emotion.input.segments import Cutting, items_of, split_segments, usable_rows
+from fusion_emotion.input.membership import CLIPS, clip_ids, parts_of
+from fusion_emotion.input.segments import Segments, items_of, usable_rows
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.progress import bar
 from fusion_emotion.train.writer import read_metrics
@@ -50,11 +51,16 @@ class Run:
     seed: int
     config: dict[str, Any]
     workdir: pathlib.Path
-    test_rows: Sequence[Row]
+    parts: Mapping[Part, Segments]
 
     def __str__(self) -> str:
         fold = f", fold {self.fold}" if self.protocol.with_folds else ""
         return f"{self.protocol.name}{fold}, seed {self.seed}"
+
+    @property
+    def test_rows(self) -> Sequence[Row]:
+        """The clips of the test part."""
+        return self.parts["test"].rows
 
     @property
     def split_seed(self) -> int:
@@ -67,9 +73,17 @@ class Run:
 
 
 def plan(config: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path) -> list[Run]:
-    """List the runs of a config on the records in `folder`. Raises UserError for a split that cannot be drawn."""
+    """List the runs of a config on the clips in `folder`, or on those of them that earlier runs in `workdir` keep.
+
+    Raises UserError for a split that cannot be drawn, and for kept clips that vanished or changed.
+    """
     label_names = corpus(config["data"]["corpus"]).label_names
     rows, _ = usable_rows(folder, config["model"]["modalities"], label_names=label_names)
+    if earlier := sorted(workdir.glob(f"*/*/{CLIPS}")):
+        kept = clip_ids(parts_of(config, rows, folder, earlier[0].parent, label_names=label_names))
+        if n_new := len(rows) - len(kept):
+            print(f"set aside  {n_new} clips new since this cross-validation began")
+        rows = [row for row in rows if row.clip_id in kept]
     split, runs = config["split"], []
     for name in config["crossval"]["protocols"]:
         protocol = protocols.protocol(name, field="crossval.protocols")
@@ -77,22 +91,24 @@ def plan(config: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path)
         if not folds:
             raise UserError(f"crossval.protocols: {name} tests none of these speakers; choose kfold, takes or loso")
         for seed in config["crossval"]["seeds"]:
-            runs += [_run(config, workdir / name, rows, protocol, fold, seed) for fold in folds]
+            for fold in folds:
+                run_config = _config(config, protocol, fold, seed)
+                run_workdir = workdir / name / f"fold-{fold}-seed-{seed}"
+                parts = parts_of(run_config, rows, folder, run_workdir, label_names=label_names)
+                runs.append(
+                    Run(protocol=protocol, fold=fold, seed=seed, config=run_config, workdir=run_workdir, parts=parts)
+                )
     return runs
 
 
-def _run(
-    config: Mapping[str, Any], folder: pathlib.Path, rows: Sequence[Row], protocol: Protocol, fold: int, seed: int
-) -> Run:
+def _config(config: Mapping[str, Any], protocol: Protocol, fold: int, seed: int) -> dict[str, Any]:
     run_config = copy.deepcopy(dict(config))
     run_config["seed"] = seed
     # A protocol without folds draws a new split for each seed.
     split_seed = config["split"]["seed"] if protocol.with_folds else seed
     run_config["split"] |= {"protocol": protocol.name, "fold": fold, "seed": split_seed}
     run_config["run"] |= {"download": False, "retry": False}  # the corpus is complete by now, the same for all runs
-    test = split_segments(rows, run_config["split"], Cutting.from_config(config["segment"]))["test"]
-    workdir = folder / f"fold-{fold}-seed-{seed}"
-    return Run(protocol=protocol, fold=fold, seed=seed, config=run_config, workdir=workdir, test_rows=test.rows)
+    return run_config
 
 
 @contextlib.contextmanager
@@ -240,4 +256,4 @@ def run_baselines(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Pat
     missing = [(name, run) for name in names for run in splits.values() if not run.baseline_path(name).exists()]
     for name, run in bar(missing, desc="baselines", unit="split", disable=not missing):
         run.baseline_path(name).parent.mkdir(exist_ok=True)
-        answers.write(run.baseline_path(name), baseline(name, Data.open(run.config, folder), run.config))
+        answers.write(run.baseline_path(name), baseline(name, Data.open(run.config, folder, run.workdir), run.config))

@@ -9,7 +9,8 @@ from typing import Any
 from fusion_emotion.corpora.catalogue import Corpus, corpus
 from fusion_emotion.corpora.protocols import Part, Protocol, protocol
 from fusion_emotion.input.batches import Source
-from fusion_emotion.input.segments import Cutting, Segments, split_segments, usable_rows
+from fusion_emotion.input.membership import clip_ids, parts_of
+from fusion_emotion.input.segments import Segments, usable_rows
 from fusion_emotion.prepare.records import Row
 
 
@@ -24,15 +25,18 @@ class Data:
     set_aside: Counter[str]  # clips in no part, by reason
 
     @classmethod
-    def open(cls, config: Mapping[str, Any], folder: pathlib.Path) -> "Data":
-        """Read the manifest in `folder` and draw the split. Raises UserError."""
+    def open(cls, config: Mapping[str, Any], folder: pathlib.Path, workdir: pathlib.Path | None = None) -> "Data":
+        """Read the manifest in `folder`; take the parts that `workdir` keeps, or draw them. Raises UserError."""
         known = corpus(config["data"]["corpus"])
         rows, set_aside = usable_rows(folder, config["model"]["modalities"], label_names=known.label_names)
+        parts = parts_of(config, rows, folder, workdir, label_names=known.label_names)
+        if n_new := len(rows) - len(clip_ids(parts)):
+            set_aside["new since this run began"] = n_new
         return cls(
             folder=folder,
             corpus=known,
             protocol=protocol(config["split"]["protocol"]),
-            parts=split_segments(rows, config["split"], Cutting.from_config(config["segment"])),
+            parts=parts,
             set_aside=set_aside,
         )
 

@@ -124,16 +124,20 @@ def items_of(rows: Sequence[Row]) -> list[protocols.Item]:
     return [protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex, label=row.label) for row in rows]
 
 
+def cutting_for(protocol: protocols.Protocol, cutting: Cutting) -> Cutting:
+    """Return the cutting under a protocol: one that places segments switches `random_start` off."""
+    # Training segments that start anywhere would reach into those of the other parts.
+    return dataclasses.replace(cutting, random_start=cutting.random_start and protocol.unit != "segment")
+
+
 def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutting) -> dict[Part, Segments]:
     """Return the segments of each part under the protocol of a config's `split` section.
 
-    A protocol that places segments switches `random_start` off. Raises UserError if these overlap or are whole clips.
+    Raises UserError if the segments that a protocol places overlap or are whole clips.
     """
     protocol = protocols.protocol(split["protocol"])
     by_segment = protocol.unit == "segment"
-    if by_segment:
-        # Training segments that start anywhere would reach into those of the other parts.
-        cutting = dataclasses.replace(cutting, random_start=False)
+    cutting = cutting_for(protocol, cutting)
     segments, items = segments_of(rows, cutting), items_of(rows)
     overlap = cutting.hop < cutting.longest
     if by_segment and (overlap or len(segments) == len(rows)):

@@ -83,7 +83,7 @@ class Row:
     detector: str
     record: int = -1  # index into the shards, in order; -1 where quarantined
     key: str = ""  # of the clip and its file (`store.key_of`)
-    digest: str = ""  # of the encoded record; empty where quarantined
+    digest: str = ""  # sha256 of the encoded record, 16 hexadecimal digits; empty where quarantined
     retry: bool = False  # quarantined for a reason of the machine: tried again at the next run
     label: int = -1  # index into a label set, given when rows are read for a model; never written
 
