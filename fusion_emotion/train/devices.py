@@ -71,7 +71,7 @@ def keep_memory() -> None:
 
 def keep_compiled(folder: pathlib.Path) -> None:
     """Cache compiled functions in `folder`, for later runs."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.expanduser().absolute()))
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
