@@ -33,8 +33,8 @@ def join(distributed: str, num_processes: int | None = None, process_id: int | N
         jax.distributed.initialize(address, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes of this run did not find each other ({str(error).splitlines()[0]}): start all of them, with "
-            "--distributed=HOST:PORT of the first where JAX detects no cluster"
+            f"the processes of this run did not find each other ({str(error).splitlines()[0]}): start all of them, "
+            "with --distributed=HOST:PORT of the first where JAX detects no cluster"
         ) from error
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
@@ -64,8 +64,8 @@ def _checked(address: str, *, first: bool) -> str:
             socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise UserError(
-            f"--distributed={address}: the first process cannot listen at port {port} ({os.strerror(error.errno or 0)}): give every "
-            "process another port"
+            f"--distributed={address}: the first process cannot listen at port {port} "
+            f"({os.strerror(error.errno or 0)}): give every process another port"
         ) from error
     return address
 
