@@ -4,16 +4,18 @@ Any field of a config can be changed: --config.train.epochs=20. A run that was s
 given again. --mode=evaluate, --mode=report and --mode=analyse need only the --workdir of a run.
 """
 
+import os
 import pathlib
 import re
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from fusion_emotion import commands
-from fusion_emotion.config import MOVED, completed, load
+from fusion_emotion.config import CONFIG, MOVED, completed, read
 from fusion_emotion.errors import Stopped, UserError
+from fusion_emotion.files import is_utf8
 from fusion_emotion.train import cluster
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration, for example configs/sample.py.")
@@ -37,7 +39,7 @@ _DISTRIBUTED = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes, for --distributed=HOST:PORT.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
-CONFIGS = sorted(path for path in pathlib.Path("configs").glob("*.py") if path.stem != "__init__")
+_CONFIGS = sorted(path for path in (pathlib.Path(__file__).parent / "configs").glob("*.py") if path.stem != "__init__")
 
 
 def main(argv: list[str]) -> None:
@@ -48,32 +50,61 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "compare":
         commands.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
         return
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem if _CONFIG.value else ""
-    if not name and not _WORKDIR.value:
-        raise UserError("give --config=configs/NAME.py, or the --workdir of a run with --mode=evaluate or report")
-    usual = f"runs/{name}_crossval" if _MODE.value == "crossval" else f"runs/{name}"
-    workdir = pathlib.Path(_WORKDIR.value or usual).absolute()
-    config = completed(_CONFIG.value.to_dict()) if name else load(workdir)
+    if not _CONFIG.value:
+        raise UserError(
+            f"give --config=NAME.py ({_configs()}), or the --workdir of a run with --mode=evaluate or report"
+        )
+    file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    usual = pathlib.Path("runs", file.stem + "_crossval" * (_MODE.value == "crossval"))
+    workdir = pathlib.Path(_WORKDIR.value or (file.parent if file.name == CONFIG else usual)).absolute()
+    if not is_utf8(workdir):
+        raise UserError(f"--workdir={workdir} is not in UTF-8: choose another folder")
     if _DISTRIBUTED.value != "off" and _MODE.value not in ("train", "evaluate"):
         raise UserError(f"--mode={_MODE.value} is for one process: run it without --distributed")
     cluster.join(_DISTRIBUTED.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if name:
-        print(f"config     {config_flags.get_config_filename(flags.FLAGS['config'])}")
-    commands.MODES[_MODE.value](config, workdir)
+    print(f"config     {file}")
+    commands.MODES[_MODE.value](completed(_CONFIG.value.to_dict()), workdir)
+
+
+class _ConfigParser(config_flags.config_flags.ConfigFileFlagParser):
+    """A parser of --config that also reads the config.json of a workdir."""
+
+    def parse(self, path: str) -> ConfigDict:
+        """Return the config of a file. Raises UserError if it cannot be read."""
+        file = pathlib.Path(path)
+        if file.suffix == ".json":
+            return ConfigDict(read(file)).lock()
+        if not file.is_file():
+            raise UserError(f"--config={path} is not a file: choose one of {_configs()}")
+        try:
+            return super().parse(path)
+        except Exception as error:
+            said = " ".join(str(error).splitlines()[-1:])
+            raise UserError(f"--config={path} cannot be read ({type(error).__name__}: {said}): mend it") from error
+
+
+def _configs() -> str:
+    return ", ".join(os.path.relpath(path) for path in _CONFIGS)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags and return the rest of `argv`. Raises UserError for an unknown flag, config or field."""
-    # ml_collections needs --config before --config.field; sort, so that users need not.
-    argv = argv[:1] + sorted(argv[1:], key=lambda argument: not argument.startswith("--config="))
-    for argument in argv[1:]:
-        if argument.startswith("--config=") and not pathlib.Path(argument.removeprefix("--config=")).is_file():
-            raise UserError(f"{argument} is not a file: choose one of {', '.join(map(str, CONFIGS))}")
-        field = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+    flags.FLAGS["config"].parser = _ConfigParser("config")
+    # "--config NAME" is as good as "--config=NAME".
+    words = re.sub(r"(?<=\0)(--(?:config|workdir))\0", r"\1=", "\0".join(argv)).split("\0")
+    given = dict(word.split("=", 1) for word in words if word.startswith(("--config=", "--workdir=")))
+    if "" in given.values():
+        raise UserError(f"{' and '.join(name for name in given if not given[name])} is empty: give it a value")
+    if "--workdir" in given and "--config" not in given:
+        words.append(f"--config={pathlib.Path(given['--workdir'], CONFIG)}")
+    # ml_collections needs --config before --config.field, which it looks for in sys.argv.
+    sys.argv = words = words[:1] + sorted(words[1:], key=lambda word: not word.startswith("--config="))
+    for word in words:
+        field = re.match(r"--(?:no)?config\.([\w.]+)", word)
         if field and field[1] in MOVED:
             raise UserError(f"config.{field[1]} is now config.{MOVED[field[1]]}: give --config.{MOVED[field[1]]}")
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(words)
     except (KeyError, AttributeError) as error:
         # The message is quoted and escaped twice on its way here.
         said = " ".join(re.sub(r"\\n|[\\'\"]", " ", str(error)).split())
@@ -83,6 +114,9 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names in no encoding
+    os.environ.setdefault("PATH", os.defpath)  # decord needs one
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:

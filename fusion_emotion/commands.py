@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_emotion import config as config_
 from fusion_emotion import locks
 from fusion_emotion.errors import UserError
+from fusion_emotion.files import expanded
 
 if TYPE_CHECKING:
     from fusion_emotion.corpora.protocols import Part
@@ -238,15 +239,14 @@ def is_done(run: "Run") -> bool:
 
 
 def _root(config: Config) -> pathlib.Path:
-    if not config["data"]["root"]:
-        raise UserError("data.root is empty: set --config.data.root to the folder of the corpus")
-    return pathlib.Path(config["data"]["root"]).expanduser().absolute()
+    return expanded(config["data"]["root"], field="data.root")
 
 
 def _reopen(config: Config, workdir: pathlib.Path, *, needs: Sequence[str], made_by: str) -> Job:
     """Open a workdir that holds one of `needs`. Raises UserError if it does not, or belongs to another config."""
     if not any((workdir / name).exists() for name in needs):
         raise UserError(f"{workdir} holds no {needs[0]}: {made_by} first (--mode={made_by}, the same --workdir)")
+    check(config)
     check_owner(config, workdir)
     return open_job(config, workdir)
 
@@ -264,7 +264,7 @@ def open_job(config: Config, workdir: pathlib.Path, *, drawn_anew: bool = False)
     from fusion_emotion.train import devices
 
     devices.keep_memory()
-    devices.keep_compiled(pathlib.Path(config["run"]["cache"]) / "compiled")
+    devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
     devices.check_batch_size(config)
     data = Data.open(config, folder, None if drawn_anew else workdir)
     model = create_model(config, n_classes=len(data.label_names), axis_name=devices.AXIS)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from fusion_emotion.errors import UserError, unknown_name
-from fusion_emotion.files import atomic
+from fusion_emotion.files import atomic, is_utf8
+from fusion_emotion.units import SAMPLE_RATE_HZ
 
 CONFIG = "config.json"  # in a workdir
 
@@ -48,21 +49,16 @@ def one_of(*names: str) -> Check:
     return Check(lambda value: value in names, f"one of {', '.join(names)}", names)
 
 
-def at_least(low: float) -> Check:
-    """A finite number from `low` upwards."""
-    return Check(lambda value: low <= value < math.inf, f"{low} or more")
-
-
-def above(low: float) -> Check:
-    """A finite number greater than `low`."""
-    return Check(lambda value: low < value < math.inf, f"more than {low}")
-
-
 def between(low: float, high: float, ends: str = "[]", unit: str = "") -> Check:
     """A number from `low` to `high`; a round bracket in `ends` excludes that end, as in mathematics."""
     excluded = [end for end, bracket in zip((low, high), ends, strict=True) if bracket in "()"]
     without = f", not {' or '.join(map(str, excluded))}" if excluded else ""
     return Check(lambda value: low <= value <= high and value not in excluded, f"{low} to {high}{unit}{without}")
+
+
+def whole(low: int, high: int, unit: str = "") -> Check:
+    """An integer from `low` to `high`."""
+    return Check(lambda value: type(value) is int and low <= value <= high, f"an integer, {low} to {high}{unit}")
 
 
 def multiple_of(step: float, within: Check) -> Check:
@@ -88,23 +84,39 @@ def several(check: Check, *, count: int = 0, ascending: bool = False, once: bool
     return Check(holds, f"{'() or ' * none}{count or 'one or more'} values{rule}")
 
 
-_SEED = Check(lambda value: isinstance(value, int) and 0 <= value < 2**32, "an integer from 0 to 2**32 - 1")
+_SEED = Check(lambda value: type(value) is int and 0 <= value < 2**32, "an integer from 0 to 2**32 - 1")
 _PROBABILITY = Check(lambda value: 0 <= value <= 1, "a probability, 0 to 1")
+_HERTZ = between(0, SAMPLE_RATE_HZ / 2, unit=" Hz")
 _SECONDS = multiple_of(0.2, between(0.2, 60, unit=" s"))  # whole frames
 _PATCHES = multiple_of(4, between(32, 512, unit=" px"))  # that the strip network "patch" can pool
+_STRIDES = multiple_of(32, whole(32, 4096, " px"))  # that InsightFace's detectors can pool
+_EPOCHS, _SOME_EPOCHS = whole(0, 10**6), whole(1, 10**6)
+_ACTOR = Check(lambda value: str(value).isdecimal() and 1 <= int(value) < 100, "a number, 1 to 99")  # 5, or "05"
+_FOLDER = Check(lambda value: bool(value.strip()) and "\0" not in value, "the path of a folder")
+_URL = Check(lambda value: value.startswith(("https://", "http://")), "an address that begins with https:// or http://")
+_WRITTEN = Check(lambda value: _FOLDER.holds(value) and is_utf8(value), f"{_FOLDER.expected}, in UTF-8")
+
+# The types of a value by that of the default, and their name.
+_TYPES = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "an integer"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    tuple: ((tuple, list), "several values"),
+}
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, _SEED),  # of the initial parameters, the order and cutting of segments, and dropout
     # --- data: which clips ---
     "data.corpus": Field("ravdess"),  # ravdess, sample
-    "data.root": Field("data/ravdess"),  # folder of the corpus
+    "data.root": Field("data/ravdess", _FOLDER),  # folder of the corpus
     "data.channel": Field("speech", one_of("speech", "song", "both")),
-    "data.actors": Field(()),  # numbers of the actors to use; (): all
+    "data.actors": Field((), several(_ACTOR, none=True)),  # numbers of the actors to use; (): all
     # --- split: which clips train and which test ---
     # random, random_windows, takes, luna5, contiguous6, emobox6, chumachenko, loso, kfold
     "split.protocol": Field("random"),
-    "split.fold": Field(0, at_least(0)),  # the fold that is tested, of a protocol with folds
-    "split.n_folds": Field(5, at_least(2)),  # of kfold and takes
+    "split.fold": Field(0, whole(0, 9999)),  # the fold that is tested, of a protocol with folds
+    "split.n_folds": Field(5, whole(2, 9999)),  # of kfold and takes
     "split.test_fraction": Field(0.2, between(0, 1, "()")),  # of the takes (random) or segments (random_windows)
     "split.validation_fraction": Field(0.125, between(0, 1, "()")),  # of the rest; it chooses the checkpoint
     "split.seed": Field(0, _SEED),
@@ -112,16 +124,16 @@ FIELDS: dict[str, Field] = {
     # every fold of each; a protocol without folds: one split a seed
     "crossval.protocols": Field(("kfold",), several(ANY, once=True)),
     "crossval.seeds": Field((0,), several(_SEED, once=True)),  # every fold is run with each
-    "crossval.jobs": Field(1, at_least(1)),  # runs at once; they share the cores and the accelerator's memory
+    "crossval.jobs": Field(1, whole(1, 256)),  # runs at once; they share the cores and the accelerator's memory
     "crossval.baselines": Field(True),  # also majority class and logistic regressions on the same splits
     # --- prepare: the content of the records; each field changes the name of the cache folder ---
     "prepare.detector": Field("insightface", one_of("insightface", "centerface")),  # centerface: embedded, no download
-    "prepare.detector_sizes": Field((192, 512), several(at_least(32))),  # px, longer side of the input; tried in turn
+    "prepare.detector_sizes": Field((192, 512), several(_STRIDES)),  # px, longer side of the input; tried in turn
     "prepare.detector_threshold": Field(0.5, between(0, 1, "()")),  # lowest score of a face
-    "prepare.insightface_pack": Field("buffalo_sc"),
-    "prepare.detect_every": Field(2, at_least(1)),  # sampled frames; those between only where the face is not steady
+    "prepare.insightface_pack": Field("buffalo_sc", _FOLDER),
+    "prepare.detect_every": Field(2, whole(1, 1000)),  # sampled frames; those between only where the face is not steady
     "prepare.align": Field(False),  # rotate each crop until the eyes are level
-    "prepare.face_size": Field(64, between(16, 512, unit=" px")),  # side of a crop, px (the original: 50)
+    "prepare.face_size": Field(64, whole(16, 512, " px")),  # side of a crop, px (the original: 50)
     "prepare.margin": Field(0.05, between(0, 2)),  # on each side of the face box, as a share of its longer side
     "prepare.missing": Field("quarantine", one_of("quarantine", "keep")),  # a clip that lacks faces or sound
     "prepare.min_found_share": Field(0.5, between(0, 1)),  # below this share of frames with a face, a clip has no faces
@@ -133,18 +145,18 @@ FIELDS: dict[str, Field] = {
     "segment.random_start": Field(True),  # training cuts its pieces anywhere in a clip
     # --- model: the network ---
     "model.modalities": Field("audio+video", one_of("audio+video", "audio", "video")),
-    "model.features": Field(200, at_least(1)),  # of each modality
+    "model.features": Field(200, whole(1, 4096)),  # of each modality
     "model.strip_network": Field("patch", one_of("patch", "original")),
-    "model.lstm_layers": Field(1, at_least(1)),  # (the original: 3)
+    "model.lstm_layers": Field(1, whole(1, 16)),  # (the original: 3)
     "model.dropout_rate": Field(0.5, between(0, 1, "[)")),  # of the concatenated features
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of the computation
     # The names are librosa's; frames and mel bands are the original's.
-    "model.mfcc.n_mfcc": Field(40, at_least(1)),
-    "model.mfcc.n_fft": Field(1024, at_least(2)),  # samples
-    "model.mfcc.hop_length": Field(256, at_least(1)),  # samples
-    "model.mfcc.n_mels": Field(80, at_least(1)),
-    "model.mfcc.fmin": Field(80.0, between(0, 8000, unit=" Hz")),
-    "model.mfcc.fmax": Field(8000.0, between(0, 8000, unit=" Hz")),
+    "model.mfcc.n_mfcc": Field(40, whole(1, 512)),
+    "model.mfcc.n_fft": Field(1024, whole(2, 2**15)),  # samples
+    "model.mfcc.hop_length": Field(256, whole(16, 2**15)),  # samples
+    "model.mfcc.n_mels": Field(80, whole(1, 512)),
+    "model.mfcc.fmin": Field(80.0, _HERTZ),
+    "model.mfcc.fmax": Field(8000.0, _HERTZ),
     "model.init.audio": Field(""),  # folder of a trained model whose audio branch to start from; "": random
     "model.init.video": Field(""),  # likewise, the video branch
     "model.init.head": Field(""),  # likewise, the head
@@ -154,7 +166,7 @@ FIELDS: dict[str, Field] = {
     # lowest and highest signal-to-noise ratio of added noise (white to brown), dB
     "augment.noise_snr_db": Field((), several(between(-40, 100, unit=" dB"), count=2, ascending=True, none=True)),
     "augment.time_mask_s": Field(0.0, between(0, 1, unit=" s")),  # SpecAugment: longest span masked, s
-    "augment.mel_mask": Field(0, at_least(0)),  # SpecAugment: most neighbouring mel bands masked
+    "augment.mel_mask": Field(0, whole(0, 512)),  # SpecAugment: most neighbouring mel bands masked
     "augment.flip": Field(0.0, _PROBABILITY),  # of mirrored faces
     "augment.colour": Field(0.0, between(0, 1)),  # brightness, contrast and saturation times 1 - colour to 1 + colour
     "augment.crop_jitter": Field(0.0, between(0, 0.5)),  # largest zoom and shift, as a share of a face's side
@@ -164,40 +176,40 @@ FIELDS: dict[str, Field] = {
     "augment.mixup": Field(0.0, between(0, 100)),  # alpha of the Beta distribution that mixes two neighbours of a batch
     "augment.modality_dropout": Field(0.0, _PROBABILITY),  # that a segment with faces and sound loses one of them
     # --- train: the optimization ---
-    "train.batch_size": Field(64, at_least(1)),  # segments, over all devices
-    "train.epochs": Field(100, above(0)),
-    "train.learning_rate": Field(1e-3, above(0)),  # Adam's
+    "train.batch_size": Field(64, whole(1, 2**16)),  # segments, over all devices
+    "train.epochs": Field(100, _SOME_EPOCHS),
+    "train.learning_rate": Field(1e-3, between(0, 1e30, "(]")),  # Adam's
     "train.schedule": Field("cosine", one_of("cosine", "constant")),  # cosine: to zero, after a warm-up
-    "train.warmup_epochs": Field(2.0, at_least(0)),
-    "train.weight_decay": Field(0.0, at_least(0)),  # decoupled; of kernels only
-    "train.clip_norm": Field(0.0, at_least(0)),  # of all gradients together; 0: off
-    "train.accumulate_steps": Field(1, at_least(1)),  # batches whose mean gradient makes one update
+    "train.warmup_epochs": Field(2.0, between(0, 10**6)),
+    "train.weight_decay": Field(0.0, between(0, 100)),  # decoupled; of kernels only
+    "train.clip_norm": Field(0.0, between(0, 1e30)),  # of all gradients together; 0: off
+    "train.accumulate_steps": Field(1, whole(1, 10**4)),  # batches whose mean gradient makes one update
     "train.label_smoothing": Field(0.0, between(0, 1, "[)")),
     "train.class_weights": Field(False),  # weight each class's loss by the inverse of its share of training segments
     # decay, a batch, of a moving average of the parameters, which is then evaluated; 0: off
     "train.ema_decay": Field(0.0, between(0, 1, "[)")),
-    "train.patience_epochs": Field(0, at_least(0)),  # stop so long after the best validation (UAR, then loss); 0: never
-    "train.validate_every_epochs": Field(5, above(0)),  # and save a checkpoint
+    "train.patience_epochs": Field(0, _EPOCHS),  # stop so long after the best validation (UAR, then loss); 0: never
+    "train.validate_every_epochs": Field(5, _SOME_EPOCHS),  # and save a checkpoint
     # --- run: where and how to run; no field here changes a record or a model ---
-    "run.cache": Field("cache"),  # folder of prepared corpora
-    "run.workers": Field(0, at_least(0)),  # processes that prepare on this machine; 0: one per core
+    "run.cache": Field("cache", _WRITTEN),  # folder of prepared corpora
+    "run.workers": Field(0, whole(0, 1024)),  # processes that prepare on this machine; 0: one per core
     "run.engine": Field("local", one_of("local", "ray")),  # local: this machine; ray: many, see docs/scale.md
     "run.ray_address": Field(""),  # of the head node; "": start Ray here, "auto": the cluster this machine is in
     "run.decoder": Field("auto", one_of("auto", "cpu", "gpu")),  # of video; auto: gpu if decord was built for it
     "run.provider": Field("auto", one_of("auto", "cpu", "cuda")),  # of the detector; auto: cuda if onnxruntime-gpu runs
-    "run.clip_timeout_s": Field(600.0, above(0)),  # a clip that takes longer is quarantined
+    "run.clip_timeout_s": Field(600.0, between(0, 10**6, "(]", unit=" s")),  # a clip that takes longer is quarantined
     "run.retry": Field(True),  # try clips again that took too long, or that memory or permission was lacking for
     "run.full_digest": Field(False),  # know changed files by their whole content, not by 64 kB at both ends and time
-    "run.insightface_root": Field("~/.insightface"),  # folder of InsightFace's packs
+    "run.insightface_root": Field("~/.insightface", _FOLDER),  # folder of InsightFace's packs
     "run.download": Field(False),  # fetch from Zenodo the files that data.root lacks; --mode=download does only that
-    "run.download_url": Field("https://zenodo.org"),  # or a mirror
+    "run.download_url": Field("https://zenodo.org", _URL),  # or a mirror
     "run.keep_archives": Field(False),  # after they are unpacked
-    "run.resident_gb": Field(4.0, at_least(0)),  # a prepared corpus up to this size is kept on each device
-    "run.log_every_steps": Field(10, at_least(1)),
-    "run.keep_every_epochs": Field(0, at_least(0)),  # also keep these checkpoints; 0: only the newest and the best
+    "run.resident_gb": Field(4.0, between(0, 10**4)),  # a prepared corpus up to this size is kept on each device
+    "run.log_every_steps": Field(10, whole(1, 10**6)),
+    "run.keep_every_epochs": Field(0, _EPOCHS),  # also keep these checkpoints; 0: only the newest and the best
     "run.on_full_disk": Field("stop", one_of("stop", "go_on")),  # if a checkpoint, except the last, cannot be written
     # first and last step to trace into WORKDIR/profile, as (10, 20)
-    "run.profile_steps": Field((), several(at_least(1), count=2, ascending=True, none=True)),
+    "run.profile_steps": Field((), several(whole(1, 10**9), count=2, ascending=True, none=True)),
     "run.show_augment": Field(False),  # --mode=inspect also writes augmentation.html
 }
 
@@ -221,24 +233,32 @@ def defaults() -> ConfigDict:
 def check(config: Mapping[str, Any]) -> None:
     """Check each field, and fields against each other, as far as that needs no data. Raises UserError."""
     values = dotted(config)
-    for name, (_, field_check) in FIELDS.items():
+    for name, (default, field_check) in FIELDS.items():
+        types, kind = _TYPES[type(default)]
         try:
-            holds = field_check.holds(values[name])
-        except TypeError:  # a value of another type
+            holds = type(values[name]) in types and field_check.holds(values[name])
+        except (TypeError, ValueError):  # an element of another type
             holds = False
         if not holds and field_check.names:
             raise unknown_name(name, values[name], field_check.names)
         if not holds:
-            raise UserError(f"{name}={values[name]!r} is out of range: expected {field_check.expected}")
+            expected = kind if field_check is ANY else field_check.expected
+            raise UserError(f"{name}={values[name]!r} is out of range: expected {expected}")
     given = {name: f"{name}={value!r}" for name, value in values.items()}
     for name, limit in (
         ("model.mfcc.n_mfcc", "model.mfcc.n_mels"),
-        ("model.mfcc.fmin", "model.mfcc.fmax"),
+        ("model.mfcc.hop_length", "model.mfcc.n_fft"),  # else samples would be skipped
         ("augment.mel_mask", "model.mfcc.n_mels"),
         ("segment.hop_s", "segment.seconds"),  # else evaluation would skip parts of a clip
     ):
         if values[name] > values[limit]:
             raise UserError(f"{given[name]} is more than {given[limit]}: choose at most that")
+    mfcc = config["model"]["mfcc"]
+    if (mfcc["fmax"] - mfcc["fmin"]) * mfcc["n_fft"] / SAMPLE_RATE_HZ < mfcc["n_mels"]:
+        raise UserError(
+            f"{given['model.mfcc.n_mels']} do not fit between fmin={mfcc['fmin']} and fmax={mfcc['fmax']} Hz with "
+            f"n_fft={mfcc['n_fft']}: choose fewer, a wider range or a larger n_fft"
+        )
     pads, seconds = values["segment.pad_to_s"], values["segment.seconds"]
     if pads and not math.isclose(pads[-1], seconds):
         raise UserError(f"{given['segment.pad_to_s']} must end with {given['segment.seconds']}, the longest piece")
@@ -270,11 +290,15 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(workdir: pathlib.Path) -> dict[str, Any]:
     """Return the config that a workdir was made with, with every field of today. Raises UserError."""
-    path = workdir / CONFIG
+    return read(workdir / CONFIG)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Return the config in a file that `save` wrote, with every field of today. Raises UserError."""
     try:
         return completed({**json.loads(path.read_text(encoding="utf-8"))})
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{workdir} holds no readable {CONFIG}: give --config, or the --workdir of a run") from error
+        raise UserError(f"no readable config in {path}: give --config, or the --workdir of a run") from error
     except UserError as error:
         raise UserError(
             f"{path}: {error}. If a newer version of this project made it, use that one (results.json names its "

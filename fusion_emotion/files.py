@@ -4,6 +4,8 @@ import os
 import pathlib
 import uuid
 
+from fusion_emotion.errors import UserError
+
 
 class atomic:  # noqa: N801 - reads as the statement it is
     """`with atomic(path) as partial:` write `partial`; it becomes `path` if the block succeeds, else it is removed."""
@@ -33,3 +35,18 @@ def sync(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def expanded(path: str, *, field: str) -> pathlib.Path:
+    """Return the absolute path of a config field, with "~" as the home folder. Raises UserError if there is none."""
+    try:
+        return pathlib.Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(
+            f"{field}={path!r} needs a home folder, and this user has none: give a full path, or set HOME"
+        ) from error
+
+
+def is_utf8(path: str | pathlib.Path) -> bool:
+    """True if the absolute path is UTF-8: the libraries that write checkpoints and shards take no other."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(pathlib.Path(path).absolute()))

@@ -105,9 +105,9 @@ def clip_of(path: pathlib.Path, *, modality: str = "av") -> Clip:
     )
 
 
-def sounds(folder: pathlib.Path, count: int) -> list[Clip]:
-    """Clips of a second of noise each; they are prepared without a detector or a resampler."""
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+def sounds(folder: pathlib.Path, count: int, *, seconds: int = 1) -> list[Clip]:
+    """Clips of noise; they are prepared without a detector or a resampler."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * seconds)
     paths = [folder / f"{number}.wav" for number in range(count)]
     for path in paths:
         soundfile.write(path, noise, 16_000)

@@ -68,7 +68,7 @@ def prepared(sample_corpus, tmp_path_factory) -> tuple[list[str], pathlib.Path, 
         ([RAVDESS, "--no_such_flag"], ["no_such_flag", "--help"]),
         ([RAVDESS, "stray"], ["stray"]),
         (["--config=configs/nope.py"], ["configs/nope.py", "configs/ravdess.py"]),
-        ([], ["--config=configs/", "--workdir"]),
+        ([], ["configs/ravdess.py", "--workdir"]),
     ],
 )
 def test_wrong_flags_and_fields(arguments, words):

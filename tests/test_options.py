@@ -13,6 +13,7 @@ from fusion_emotion.prepare.clip import prepare_clip
 from fusion_emotion.prepare.detectors import Faces, create_detector, insightface_weights
 from fusion_emotion.prepare.groups import Group
 from fusion_emotion.prepare.records import Record
+from fusion_emotion.prepare.store import RETRY
 from fusion_emotion.train.optimizer import create_schedule
 
 
@@ -68,11 +69,10 @@ def test_the_detector_of_a_pack_and_its_threshold(tmp_path: pathlib.Path, sample
 
 def test_a_clip_that_takes_longer_than_the_timeout_is_quarantined(tmp_path: pathlib.Path) -> None:
     groups.set_out(tmp_path)
-    group = Group(0, 0, [clip_of(film(tmp_path / "a.mp4"), modality="a")])
+    group = Group({"a": clip_of(film(tmp_path / "a.mp4"), modality="a")})
     settings = settings_of(tmp_path, clip_timeout_s=1e-6)
-    assert list(groups.finish(tmp_path, groups.unfinished(tmp_path, group), settings, workers=1)) == [0]
-    groups.close(tmp_path, group)
-    assert "longer than" in next(tmp_path.rglob("rows.jsonl")).read_text()
+    assert list(groups.finish(tmp_path, groups.unfinished(tmp_path, group), settings, workers=1)) == ["a"]
+    assert b"longer than" in (tmp_path / RETRY / "a").read_bytes()
 
 
 def test_the_learning_rate_rises_over_the_warmup_epochs() -> None:

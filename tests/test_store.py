@@ -125,6 +125,17 @@ def test_only_the_full_digest_sees_a_change_in_the_middle_that_keeps_the_time(tm
     assert [key_of(clip, full=full) == key for full, key in before.items()] == [True, False]
 
 
+def test_a_full_digest_reads_again_what_was_changed_in_the_middle(tmp_path):
+    [clip] = sounds(tmp_path, 1, seconds=10)
+    settings = settings_of(tmp_path / "cache", workers=1, full_digest=True)
+    [before] = rows_of(run.prepare([clip], settings))
+    data = bytearray(clip.path.read_bytes())
+    data[150_000:150_100] = bytes(100)
+    overwrite(clip.path, bytes(data))
+    [after] = rows_of(run.prepare([clip], settings))
+    assert before.digest != after.digest
+
+
 def test_a_pipe_has_a_key(tmp_path):
     os.mkfifo(tmp_path / "x.wav")
     assert key_of(clip_of(tmp_path / "x.wav"), full=True)

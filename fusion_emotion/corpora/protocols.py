@@ -112,11 +112,10 @@ def _published(*folds: Iterable[int]) -> Folds:
 
 def _dealt(group_of: Mapping[str, Any], n_folds: int, seed: int, units: str) -> list[set[str]]:
     """Folds over the keys of `group_of`, with an even share of each group."""
-    if not 2 <= n_folds <= len(group_of):
-        raise UserError(
-            f"split.n_folds={n_folds} does not suit {len(group_of)} {units}: choose 2 to {max(2, len(group_of))}"
-            + ", or --config.split.protocol=takes for a corpus of one speaker" * (units == "speakers")
-        )
+    lowest = 3 if len(group_of) == 3 else 2  # a fold of two of three would leave one for two parts
+    if not lowest <= n_folds <= len(group_of):
+        some = f"{lowest} to {len(group_of)}" if lowest < len(group_of) else str(lowest)
+        raise UserError(f"split.n_folds={n_folds} does not suit {len(group_of)} {units}: choose {some}")
     # One group after the other: dealt in turn from an alternating row, two folds of two groups would be of one each.
     row = sorted(_shuffled(group_of, seed), key=group_of.__getitem__)
     return [set(row[fold::n_folds]) for fold in range(n_folds)]
@@ -197,8 +196,9 @@ def protocol(name: str, *, field: str = "split.protocol") -> Protocol:
 def folds(items: Sequence[Item], protocol: Protocol, *, n_folds: int, seed: int) -> list[int]:
     """Return the folds of a protocol that test some of `items`; [0] for one without folds.
 
-    Raises UserError for an impossible number of folds.
+    Raises UserError for an impossible number of folds, or fewer units than parts.
     """
+    _check_enough(items, protocol)
     if protocol.folds is None:
         return [0]
     return [fold for fold, held_out in enumerate(protocol.folds(items, n_folds, seed)) if held_out]
@@ -217,9 +217,10 @@ def draw(
     """Return the part of each item under a protocol, in time linear in the number of items.
 
     Without folds both fractions are of the units that are placed; with folds the validation fraction is of the units
-    left to train on. Raises UserError for a fold that does not exist.
+    left to train on. Raises UserError for a fold that does not exist, or a part without a clip.
     """
     keys = protocol.keys(items)
+    _check_enough(items, protocol)
     if protocol.folds is None:
         shuffled = _shuffled(keys, seed)
         test = _first(shuffled, test_fraction)
@@ -233,13 +234,32 @@ def draw(
         validation = _validation(rest, protocol, validation_fraction, seed, fold)
     parts: list[Part] = ["test" if key in test else "validation" if key in validation else "train" for key in keys]
     if empty := [part for part in PARTS if part not in parts]:
+        if protocol.folds is None:
+            remedy = "lower --config.split.test_fraction"
+        else:
+            remedy = f"use more data{_other_protocols(items, protocol)}"
         raise UserError(
-            f"split.protocol={protocol.name}, fold {fold}, leaves nothing in the {' and '.join(empty)} part "
-            f"({len(items)} clips or segments of {len({item.speaker for item in items})} speakers): use more data, "
-            "another --config.split.fold, or --config.split.protocol=kfold, takes or random"
+            f"split.protocol={protocol.name}, fold {fold}, leaves nothing in the {' and '.join(empty)} part of "
+            f"{len(set(keys))} {protocol.unit}s: {remedy}"
         )
     check(items, parts, protocol)
     return parts
+
+
+def _check_enough(items: Sequence[Item], protocol: Protocol) -> None:
+    """Raise UserError if there are fewer units than parts."""
+    if (n := len(set(protocol.keys(items)))) < len(PARTS):
+        raise UserError(
+            f"split.protocol={protocol.name} needs {len(PARTS)} {protocol.unit}s, one for each part, and there "
+            f"{'is' if n == 1 else 'are'} {n}: use more data{_other_protocols(items, protocol)}"
+        )
+
+
+def _other_protocols(items: Sequence[Item], protocol: Protocol) -> str:
+    """The protocols without published speakers that the clips are enough for, as an end of a remedy."""
+    others = (PROTOCOLS[name] for name in ("loso", "takes", "random"))
+    names = [o.name for o in others if o is not protocol and len(set(o.keys(items))) >= len(PARTS)]
+    return f", or --config.split.protocol={' or '.join(names)}" if names else ""
 
 
 def _validation(rest: Mapping[str, Item], protocol: Protocol, fraction: float, seed: int, fold: int) -> set[str]:

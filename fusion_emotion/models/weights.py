@@ -16,7 +16,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from fusion_emotion.errors import UserError
-from fusion_emotion.files import atomic
+from fusion_emotion.files import atomic, expanded
 from fusion_emotion.models.batch import Spec, batch_spec
 from fusion_emotion.models.create import create_model
 from fusion_emotion.models.fusion import FusionNet
@@ -56,7 +56,7 @@ def load_model(path: str | pathlib.Path) -> LoadedModel:
 
     Raises UserError where there is none, or its weights are not those of the network that it names.
     """
-    folder = _model_folder(pathlib.Path(path).expanduser())
+    folder = _model_folder(expanded(str(path), field="model.init"))
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] > _FORMAT:

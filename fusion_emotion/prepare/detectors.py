@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fusion_emotion.errors import UserError
+from fusion_emotion.files import expanded
 from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.settings import Settings
 
@@ -43,12 +44,13 @@ def create_detector(settings: Settings) -> Detector:
 
 def insightface_weights(settings: Settings) -> pathlib.Path:
     """Return the path of a pack's detection model; InsightFace downloads the pack if it is missing."""
-    folder = pathlib.Path(settings.insightface_root).expanduser() / "models" / settings.insightface_pack
+    root = expanded(settings.insightface_root, field="run.insightface_root")
+    folder = root / "models" / settings.insightface_pack
     if not folder.is_dir():
         from insightface.utils import ensure_available
 
         try:
-            ensure_available("models", settings.insightface_pack, root=settings.insightface_root)
+            ensure_available("models", settings.insightface_pack, root=str(root))
         except Exception as error:
             raise UserError(
                 f"InsightFace's pack {settings.insightface_pack!r} is not in {folder} and could not be downloaded: "
@@ -64,6 +66,7 @@ def insightface_weights(settings: Settings) -> pathlib.Path:
 def _session_options():  # type: ignore[no-untyped-def]
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from fusion_emotion.files import expanded
+
 RECORD_VERSION = 5  # bump when the same settings give other records
 
 
@@ -52,4 +54,4 @@ class Settings(RecordSettings):
         """Return the folder of the records of a corpus under these settings."""
         described = {field.name: getattr(self, field.name) for field in dataclasses.fields(RecordSettings)}
         digest = hashlib.sha256(json.dumps([RECORD_VERSION, corpus, described], sort_keys=True).encode())
-        return pathlib.Path(self.cache).expanduser().absolute() / f"{corpus}-{digest.hexdigest()[:12]}"
+        return expanded(self.cache, field="run.cache") / f"{corpus}-{digest.hexdigest()[:12]}"

@@ -1,6 +1,8 @@
 """The one file that knows of pmap: how arrays are placed, and how a function runs on every device of every process."""
 
 import ctypes
+import math
+import os
 import pathlib
 import platform
 import time
@@ -15,12 +17,13 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.input import resident
 from fusion_emotion.input.augment import Augmentation, check_pairs
 from fusion_emotion.input.batches import Source
-from fusion_emotion.models.batch import Batch
+from fusion_emotion.models.batch import Batch, batch_spec
 
 AXIS = "devices"
 
 # From glibc's malloc.h; see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_STEP_BYTES = 10  # of a training step, for each byte of its batch, at least: 11 of the audio branch, 39 of both
 
 
 def is_main_process() -> bool:
@@ -34,10 +37,14 @@ def pmapped(function: Callable[..., Any], *, donate_state: bool = False) -> Call
 
 
 def compile_for(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
-    """Compile a `pmapped` function for arguments of these shapes; return it and the seconds it took."""
+    """Compile a `pmapped` function for arguments of these shapes; return it and the seconds it took.
+
+    Raises UserError if it takes more memory than there is.
+    """
     began = time.perf_counter()
     ready = function.lower(*arguments).compile()  # type: ignore[attr-defined]
     seconds = time.perf_counter() - began
+    _check_memory(ready.memory_analysis().temp_size_in_bytes, "a batch")
     # With several processes each passes its own part of the arguments, which only pmap itself puts together.
     return (ready if jax.process_count() == 1 else function), seconds
 
@@ -71,7 +78,7 @@ def keep_memory() -> None:
 
 def keep_compiled(folder: pathlib.Path) -> None:
     """Cache compiled functions in `folder`, for later runs."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.expanduser().absolute()))
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -116,11 +123,30 @@ def shard(batch: Batch) -> Batch:
 
 
 def check_batch_size(config: Mapping[str, Any]) -> None:
-    """Raise UserError if a batch does not divide over the devices, or mixup cannot pair the examples of one."""
+    """Raise UserError if a batch does not divide over the devices, or does not fit one, or mixup cannot pair it."""
     batch_size, n = config["train"]["batch_size"], jax.device_count()
     if batch_size < 1 or batch_size % n:
         raise UserError(f"train.batch_size={batch_size} does not divide over {n} devices: choose a multiple of {n}")
     check_pairs(Augmentation.from_config(config), batch_size // n)
+    spec = batch_spec(config, batch_size=batch_size // n)
+    n_bytes = sum(math.prod(field.shape) * field.dtype.itemsize for field in spec.values())
+    _check_memory(_STEP_BYTES * n_bytes, f"train.batch_size={batch_size}")
+
+
+def _check_memory(needed: int, what: str) -> None:
+    """Raise UserError if every device of this process cannot have `needed` bytes at once.
+
+    A computer without enough memory would kill the process and say nothing.
+    """
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if not limit:  # a CPU: the devices share the memory of the computer
+        needed *= jax.local_device_count()
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > limit:
+        raise UserError(
+            f"{what} takes at least {needed / 1e9:.0f} GB of memory, and there are {limit / 1e9:.0f}: "
+            "lower --config.train.batch_size, segment.seconds or prepare.face_size"
+        )
 
 
 def text() -> str:

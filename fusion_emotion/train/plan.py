@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from fusion_emotion.errors import UserError
 from fusion_emotion.input.augment import Augmentation
 from fusion_emotion.input.segments import Segments
 from fusion_emotion.train.optimizer import create_optimizer, create_schedule
@@ -16,10 +17,21 @@ from fusion_emotion.train.step import StepOptions
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a config makes of a training part of `n_segments`; steps are of batches."""
+    """What a config makes of a training part of `n_segments`; steps are of batches.
+
+    Raises UserError if there are fewer steps than make one update.
+    """
 
     config: Mapping[str, Any]
     n_segments: int
+
+    def __post_init__(self) -> None:
+        train = self.config["train"]
+        if train["accumulate_steps"] > self.n_steps:
+            raise UserError(
+                f"train.accumulate_steps={train['accumulate_steps']} is more than the {self.n_steps} steps of "
+                f"train.epochs={train['epochs']}, so no update would be made: lower it, or train for more epochs"
+            )
 
     @property
     def steps_per_epoch(self) -> float:
