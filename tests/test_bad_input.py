@@ -151,7 +151,7 @@ def test_unusable_clips_are_quarantined_and_the_run_goes_on(data, paths, tmp_pat
     (data / "01-01-01-02-01-01-01.mp4").touch()
     ran = launch(*paths, "--mode=prepare")
     assert ran.returncode == 0, ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert all(line.startswith("preparing: ") for line in ran.stderr.splitlines()), ran.stderr  # libav is silent
     assert "found 5 = ok 1 + quarantined 4" in ran.stdout
     assert "passed over" in ran.stdout
     assert "neutral (emotion 01) has no strong intensity" in ran.stdout

@@ -6,7 +6,7 @@ import numpy as np
 
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.prepare import media
-from fusion_emotion.prepare.detectors import Detector
+from fusion_emotion.prepare.detectors import Detector, InsightFace
 from fusion_emotion.prepare.faces import crop, detect, jitter, nearest_found, smooth, squares, track
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.records import Record, Row
@@ -103,9 +103,10 @@ def _no_picture(settings: Settings) -> _Picture:
 
 
 def _picture(film: media.Film, settings: Settings, detector: Detector) -> _Picture:
-    faces = detect(film.frames(), detector, every=settings.detect_every)
+    recogniser = detector.recogniser if isinstance(detector, InsightFace) else None
+    faces = detect(film.frames(), detector, every=settings.detect_every, recogniser=recogniser)
     height, width = film.shape
-    raw = track(faces, width=width, height=height)
+    raw = track(faces, width=width, height=height, recogniser=recogniser)
     if not raw.found.any():
         return _no_picture(settings)
     steady = smooth(raw)

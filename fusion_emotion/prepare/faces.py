@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from fusion_emotion.prepare.detectors import Detector, Faces
+from fusion_emotion.prepare.detectors import Detector, Faces, Recogniser
+from fusion_emotion.prepare.likeness import SIDE, likeness, motion
+from fusion_emotion.units import FRAME_RATE_HZ
 
 # Two detections may be one face if the centre moved by less than this share of the face's size, times the root of the
 # number of sample times between them.
@@ -16,6 +19,19 @@ _REACH = 0.6
 _SMOOTHING = 1.0
 # Boxes are interpolated between two detections whose intersection over union is larger than this.
 _STEADY_OVERLAP = 0.8
+# A track lasts if it has this share of the times of the longest one.
+_LASTING = 1 / 3
+# A face is still if its `motion` is below the first, and below the second as a share of the largest among the tracks
+# that last. On RAVDESS: 0.05 to 0.17 for a speaker; 0.00 for a filmed photograph, 0.02 to 0.05 if the camera shakes.
+_STILL, _STILL_SHARE = 0.05, 2 / 3
+# Two tracks are one person above this cosine of embeddings: insightface's own demo says "the same person" from there
+# (web-demos/src_recognition/main.py). Without embeddings the `likeness` decides: 0.92 and up for moments of a speaker
+# in several clips of RAVDESS, at most 0.87 for two people (15 in insightface's sample pictures and other films).
+_SAME_EMBEDDING, _SAME_LOOKS = 0.28, 0.92
+# Tracks are compared at so many times, and so many of them at most, the longest first.
+_LOOKS, _MOST_TRACKS = 3, 100
+
+_Chain = dict[int, int]  # time: index of a face at that time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,25 +43,42 @@ class Track:
     found: Bool[np.ndarray, "T"]
 
 
-def detect(frames: Iterable[UInt8[np.ndarray, "H W 3"]], detector: Detector, *, every: int) -> list[Faces]:
-    """Return the faces of each frame. The detector runs on every `every`-th frame.
+def detect(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    detector: Detector,
+    *,
+    every: int,
+    recogniser: Recogniser | None = None,
+) -> list[Faces]:
+    """Return the faces of each frame with their patches. The detector runs on every `every`-th frame.
 
     The frames between two detections are interpolated if both have one face and the two overlap; otherwise the detector
-    runs on them too.
+    runs on them too. With a recogniser, each face has a portrait once a second.
     """
     faces: list[Faces] = []
     skipped: list[np.ndarray] = []
+
+    def add(frame: np.ndarray, found: Faces) -> None:
+        patch = [crop(frame, square, size=SIDE) for square in squares(found.box, margin=0.0)]
+        looks: dict[str, Any] = {"patch": [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in patch]}
+        if recogniser and len(faces) % FRAME_RATE_HZ == 0:
+            looks["portrait"] = [recogniser.portrait(frame, marks) for marks in found.landmarks]
+        faces.append(dataclasses.replace(found, **looks))
+
     for time, frame in enumerate(frames):
         if time % every:
             skipped.append(frame)
             continue
         detected = detector(frame)
         if skipped:
-            interpolated = _interpolate(faces[-1], detected, len(skipped))
-            faces += interpolated or [detector(frame) for frame in skipped]
+            between = _interpolate(faces[-1], detected, len(skipped)) or [detector(each) for each in skipped]
+            for each, found in zip(skipped, between, strict=True):
+                add(each, found)
             skipped = []
-        faces.append(detected)
-    return faces + [detector(frame) for frame in skipped]
+        add(frame, detected)
+    for each in skipped:
+        add(each, detector(each))
+    return faces
 
 
 def _interpolate(before: Faces, after: Faces, count: int) -> list[Faces]:
@@ -62,13 +95,31 @@ def _interpolate(before: Faces, after: Faces, count: int) -> list[Faces]:
     ]
 
 
-def track(frames: list[Faces], *, width: int, height: int) -> Track:
+def track(frames: list[Faces], *, width: int, height: int, recogniser: Recogniser | None = None) -> Track:
     """Follow one person over a clip.
 
-    Each detection is linked to the nearest earlier one of similar size. The chain with the largest sum of size and
-    centrality over the clip is the speaker, so a passer-by who fills one frame is not chosen.
+    Each detection is linked to the nearest earlier one of similar size; chains of one person are joined. The person
+    with the largest sum of size and centrality over the clip is the speaker, so a passer-by who fills one frame is not
+    chosen. A face that lasts and does not move is no speaker while another that lasts moves.
     """
-    chains: list[dict[int, int]] = []  # time: index of a face at that time
+    people = _join(_link(frames), frames, recogniser)
+    found = np.zeros(len(frames), bool)
+    box = np.zeros((len(frames), 4), np.float32)
+    roll = np.zeros(len(frames), np.float32)
+    if people:
+        living = [person for person, still in zip(people, _still(people, frames), strict=True) if not still]
+        chain = max(living, key=lambda chain: sum(_weight(frames[t].box[i], width, height) for t, i in chain.items()))
+        for time, index in chain.items():
+            found[time] = True
+            box[time] = frames[time].box[index]
+            right_eye, left_eye = frames[time].landmarks[index, :2]
+            roll[time] = np.arctan2(*(left_eye - right_eye)[::-1])
+    return Track(box, roll, found)
+
+
+def _link(frames: list[Faces]) -> list[_Chain]:
+    """Return chains of detections of which each is near the one before and of similar size."""
+    chains: list[_Chain] = []
     for time, faces in enumerate(frames):
         pairs = []
         for number, chain in enumerate(chains):
@@ -86,17 +137,75 @@ def track(frames: list[Faces], *, width: int, height: int) -> Track:
                 chains[number][time] = index
                 taken.add(index)
         chains.extend({time: index} for index in range(len(faces.box)) if index not in taken)
-    found = np.zeros(len(frames), bool)
-    box = np.zeros((len(frames), 4), np.float32)
-    roll = np.zeros(len(frames), np.float32)
-    if chains:
-        chain = max(chains, key=lambda chain: sum(_weight(frames[t].box[i], width, height) for t, i in chain.items()))
-        for time, index in chain.items():
-            found[time] = True
-            box[time] = frames[time].box[index]
-            right_eye, left_eye = frames[time].landmarks[index, :2]
-            roll[time] = np.arctan2(*(left_eye - right_eye)[::-1])
-    return Track(box, roll, found)
+    return chains
+
+
+def _join(chains: list[_Chain], frames: list[Faces], recogniser: Recogniser | None) -> list[_Chain]:
+    """Join the chains of one person: those that are never there at the same time and are alike."""
+    if len(chains) < 2:
+        return chains
+    chains = sorted(chains, key=len, reverse=True)
+    people: list[tuple[_Chain, _Looks]] = []
+    for chain in chains[:_MOST_TRACKS]:
+        looks = _looks(chain, frames, recogniser)
+        apart = [(person, theirs) for person, theirs in people if not person.keys() & chain.keys()]
+        alike = [(_alike(theirs, looks), number) for number, (_, theirs) in enumerate(apart)]
+        share, number = max(alike, default=(0.0, 0))
+        if share >= 1:
+            apart[number][0].update(chain)
+        else:
+            people.append((dict(chain), looks))
+    return [person for person, _ in people] + chains[_MOST_TRACKS:]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Looks:
+    """What a chain is compared by; lists are empty where there is nothing to see."""
+
+    size: float
+    patch: list[np.ndarray]
+    embedding: list[np.ndarray]
+
+
+def _looks(chain: _Chain, frames: list[Faces], recogniser: Recogniser | None) -> _Looks:
+    def spread(times: list[int]) -> list[int]:
+        return sorted({times[int((k + 0.5) * len(times) / _LOOKS)] for k in range(_LOOKS)}) if times else []
+
+    return _Looks(
+        float(np.median([_size(frames[time].box[index]) for time, index in chain.items()])),
+        [frames[t].patch[chain[t]] for t in spread([t for t in sorted(chain) if frames[t].patch])],
+        [
+            recogniser.embed(frames[t].portrait[chain[t]])
+            for t in spread([t for t in sorted(chain) if frames[t].portrait])
+        ]
+        if recogniser
+        else [],
+    )
+
+
+def _alike(one: _Looks, other: _Looks) -> float:
+    """Return how alike two chains are, as a share of what one person needs."""
+    if one.embedding and other.embedding:
+        return float(np.mean([a @ b for a in one.embedding for b in other.embedding])) / _SAME_EMBEDDING
+    if not 0.5 < one.size / other.size < 2:
+        return 0.0
+    return max((likeness(a, b) for a in one.patch for b in other.patch), default=0.0) / _SAME_LOOKS
+
+
+def _still(people: list[_Chain], frames: list[Faces]) -> list[bool]:
+    """Return, for each person, True if it lasts without motion while another that lasts moves."""
+    longest = max(map(len, people))
+    lasts = [len(person) >= _LASTING * longest for person in people]
+    if sum(lasts) < 2:
+        return [False] * len(people)
+
+    def moves(chain: _Chain) -> float:
+        steps = [(t - 1, t) for t in sorted(chain) if t - 1 in chain and frames[t - 1].patch and frames[t].patch]
+        return motion([(frames[a].patch[chain[a]], frames[b].patch[chain[b]]) for a, b in steps])
+
+    motions = [moves(person) if lasting else np.inf for person, lasting in zip(people, lasts, strict=True)]
+    least = min(_STILL, _STILL_SHARE * max(value for value in motions if value < np.inf))
+    return [value < least for value in motions]
 
 
 def nearest_found(found: Bool[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
