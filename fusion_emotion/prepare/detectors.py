@@ -118,9 +118,13 @@ class Recogniser:
     def portrait(self, frame: UInt8[np.ndarray, "H W 3"], landmarks: Float32[np.ndarray, "5 2"]) -> bytes:
         """Return the aligned face as a JPEG image, which takes an eighth of the memory of its pixels."""
         import cv2
-        from insightface.utils.face_align import norm_crop
+        from insightface.utils.face_align import arcface_dst
 
-        return cv2.imencode(".jpg", norm_crop(frame, landmarks)[..., ::-1])[1].tobytes()
+        # The similarity of the least squares, of points as complex numbers: w = turn * z + shift.
+        z, w = (points.astype(np.float64).view(np.complex128)[:, 0] for points in (landmarks, arcface_dst))
+        turn, shift = np.linalg.lstsq(np.vander(z, 2), w)[0]
+        warp = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+        return cv2.imencode(".jpg", cv2.warpAffine(frame, warp, (112, 112))[..., ::-1])[1].tobytes()
 
     def embed(self, portrait: bytes) -> Float32[np.ndarray, "d"]:
         """Return the embedding of a portrait, of length 1: the product of two is their cosine."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,13 +21,13 @@ _SMOOTHING = 1.0
 _STEADY_OVERLAP = 0.8
 # A track lasts if it has this share of the times of the longest one.
 _LASTING = 1 / 3
-# A face is still if its `motion` is below this, and below this share of the largest among the tracks that last. Measured
-# on RAVDESS: 0.03 to 0.09 for a speaker; 0.00 to 0.02 for a poster, and up to 0.025 if the camera is shaken.
-_STILL, _STILL_SHARE = 0.025, 2 / 3
+# A face is still if its `motion` is below the first, and below the second as a share of the largest among the tracks
+# that last. On RAVDESS: 0.05 to 0.17 for a speaker; 0.00 for a filmed photograph, 0.02 to 0.05 if the camera shakes.
+_STILL, _STILL_SHARE = 0.05, 2 / 3
 # Two tracks are one person above this cosine of embeddings: insightface's own demo says "the same person" from there
-# (web-demos/src_recognition/main.py). Without embeddings the `likeness` decides: at least 0.92 for two moments of one
-# speaker of RAVDESS, at most 0.87 for different people.
-_SAME_EMBEDDING, _SAME_LOOKS = 0.28, 0.9
+# (web-demos/src_recognition/main.py). Without embeddings the `likeness` decides: 0.92 to 1.00 for moments of one actor
+# in several clips of RAVDESS, at most 0.87 for two of 11 people (insightface's sample pictures and three films).
+_SAME_EMBEDDING, _SAME_LOOKS = 0.28, 0.92
 # Tracks are compared at so many times, and so many of them at most, the longest first.
 _LOOKS, _MOST_TRACKS = 3, 100
 
@@ -58,15 +59,11 @@ def detect(
     skipped: list[np.ndarray] = []
 
     def add(frame: np.ndarray, found: Faces) -> None:
-        portrait = recogniser is not None and len(faces) % FRAME_RATE_HZ == 0
         patch = [crop(frame, square, size=SIDE) for square in squares(found.box, margin=0.0)]
-        faces.append(
-            dataclasses.replace(
-                found,
-                patch=[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in patch],
-                portrait=[recogniser.portrait(frame, marks) for marks in found.landmarks] if portrait else [],
-            )
-        )
+        looks: dict[str, Any] = {"patch": [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in patch]}
+        if recogniser and len(faces) % FRAME_RATE_HZ == 0:
+            looks["portrait"] = [recogniser.portrait(frame, marks) for marks in found.landmarks]
+        faces.append(dataclasses.replace(found, **looks))
 
     for time, frame in enumerate(frames):
         if time % every:
@@ -101,8 +98,8 @@ def _interpolate(before: Faces, after: Faces, count: int) -> list[Faces]:
 def track(frames: list[Faces], *, width: int, height: int, recogniser: Recogniser | None = None) -> Track:
     """Follow one person over a clip.
 
-    Each detection is linked to the nearest earlier one of similar size; chains of one person are joined. The person with
-    the largest sum of size and centrality over the clip is the speaker, so a passer-by who fills one frame is not
+    Each detection is linked to the nearest earlier one of similar size; chains of one person are joined. The person
+    with the largest sum of size and centrality over the clip is the speaker, so a passer-by who fills one frame is not
     chosen. A face that lasts and does not move is no speaker while another that lasts moves.
     """
     people = _join(_link(frames), frames, recogniser)
@@ -177,7 +174,10 @@ def _looks(chain: _Chain, frames: list[Faces], recogniser: Recogniser | None) ->
     return _Looks(
         float(np.median([_size(frames[time].box[index]) for time, index in chain.items()])),
         [frames[t].patch[chain[t]] for t in spread([t for t in sorted(chain) if frames[t].patch])],
-        [recogniser.embed(frames[t].portrait[chain[t]]) for t in spread([t for t in sorted(chain) if frames[t].portrait])]
+        [
+            recogniser.embed(frames[t].portrait[chain[t]])
+            for t in spread([t for t in sorted(chain) if frames[t].portrait])
+        ]
         if recogniser
         else [],
     )

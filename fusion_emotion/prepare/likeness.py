@@ -16,6 +16,7 @@ _ROW, _COLUMN = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) / (SIDE / 2)
 # An ellipse of the proportions of a face leaves the background out.
 _FACE = (_ROW / 0.9) ** 2 + (_COLUMN / 0.7) ** 2 < 1
 _MOUTH = _FACE & (_ROW > 0)
+_WHOLE = np.full((SIDE, SIDE), 255, np.uint8)
 
 Patch = UInt8[np.ndarray, "P P"]
 
@@ -24,7 +25,7 @@ def likeness(one: Patch, other: Patch) -> float:
     """Return the correlation of two patches after alignment, -1 if they cannot be aligned."""
     # Both ways, because a patch can be stretched until one flat spot of it fits anything.
     pairs = [_aligned(one, other), _aligned(other, one)]
-    return min((float(np.mean(pair[0] * pair[1])) if pair else -1.0 for pair in pairs))
+    return min(float(np.mean(pair[0] * pair[1])) if pair else -1.0 for pair in pairs)
 
 
 def motion(steps: Sequence[tuple[Patch, Patch]]) -> float:
@@ -41,9 +42,9 @@ def motion(steps: Sequence[tuple[Patch, Patch]]) -> float:
 def _aligned(one: Patch, other: Patch) -> tuple[Float32[np.ndarray, "n"], Float32[np.ndarray, "n"]] | None:
     """Return the face's pixels of two patches, the second aligned with the first, of mean 0 and deviation 1."""
     first, second = (cv2.GaussianBlur(patch.astype(np.float32), (0, 0), _BLUR) for patch in (one, other))
-    warp = np.eye(2, 3, dtype=np.float32)
+    start = np.eye(2, 3, dtype=np.float32)
     try:
-        warp = cv2.findTransformECC(first, second, warp, cv2.MOTION_AFFINE, _STOP, None, 1)[1]
+        warp = cv2.findTransformECC(first, second, start, cv2.MOTION_AFFINE, _STOP, _WHOLE, 1)[1]
     except cv2.error:  # no map is found: the patches are too different, or flat
         return None
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-RECORD_VERSION = 4  # bump when the same settings give other records
+RECORD_VERSION = 5  # bump when the same settings give other records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
