@@ -161,7 +161,7 @@ def test_every_frame_gets_its_faces_from_one_detection_at_most(counts, every):
 
 
 def portrait(seed: int, size: int, *, mouth: float = 0.0) -> np.ndarray:
-    """A drawn face, round on grey; `mouth` opens it. Odd seeds have a dark beard and fair hair."""
+    """A drawn face, round on grey; `mouth` opens it. An odd seed has a dark beard and fair hair, an even one not."""
     face = np.full((240, 240, 3), 128, np.uint8)
     skin, hair = (200, 170, 150), ((220, 200, 120) if seed % 2 else (50, 40, 30))
     cv2.ellipse(face, (120, 120), (95, 118), 0, 0, 360, skin, -1)
@@ -331,6 +331,11 @@ def test_shaking_is_reduced_and_motion_is_kept():
     assert after[3:-3].std() < 0.65 * before[3:-3].std()
     assert np.diff(sides(steady)[:, 0]).std() < 0.4 * np.diff(sides(boxes)[:, 1]).std()
     np.testing.assert_allclose(after[3:-3].mean(axis=0), 0, atol=1.5)
+
+
+def test_boxes_before_and_after_a_jump_are_not_averaged():
+    boxes = np.stack([box(200 if t < 4 else 900, 300, 200) for t in range(8)])
+    np.testing.assert_allclose(centres(steady_squares(boxes, np.ones(8, bool), margin=0.0)), centres(boxes), atol=1e-3)
 
 
 def test_a_time_without_a_face_has_the_nearest_square_and_no_influence():
