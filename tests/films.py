@@ -140,6 +140,22 @@ def by_clip(folder: pathlib.Path) -> list[tuple[Row, bytes | None]]:
     return [(dataclasses.replace(row, record=-1), records[row.record] if row.record >= 0 else None) for row in rows]
 
 
+def box(x: float, y: float, size: float) -> np.ndarray:
+    """A face of `size` px around a centre, a little higher than wide."""
+    return np.array([x - 0.4 * size, y - 0.5 * size, x + 0.4 * size, y + 0.5 * size], np.float32)
+
+
+def faces(*boxes: np.ndarray, roll: float = 0.0) -> Faces:
+    """Faces whose eyes lie on a line that is turned clockwise by `roll` radians."""
+    n = len(boxes)
+    box = np.array(boxes, np.float32).reshape(n, 4)
+    landmarks = np.zeros((n, 5, 2), np.float32)
+    middle, between = (box[:, :2] + box[:, 2:]) / 2, 0.2 * (box[:, 3:] - box[:, 1:2])
+    landmarks[:, 0] = middle - between * [np.cos(roll), np.sin(roll)]
+    landmarks[:, 1] = middle + between * [np.cos(roll), np.sin(roll)]
+    return Faces(box, np.full(n, 0.9, np.float32), landmarks)
+
+
 class OneFace:
     """A detector that finds one face in the middle third of every frame that is not black."""
 
