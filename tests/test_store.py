@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from conftest import settings_of
-from films import OneFace, by_clip, clip_of, film, sounds
+from films import by_clip, clip_of, film, sounds
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import run
 from fusion_emotion.prepare.clip import prepare_clip
