@@ -1,4 +1,4 @@
-"""A worker that dies or hangs costs one task."""
+"""A worker that dies or hangs costs one task; there are as many as the process may use cores."""
 
 import os
 import pathlib
@@ -10,6 +10,7 @@ import time
 import pytest
 
 from conftest import ROOT
+from fusion_emotion.cores import cores
 from fusion_emotion.prepare import pool
 
 
@@ -87,3 +88,33 @@ def test_workers_end_soon_after_their_parent_is_killed():
     while any(pathlib.Path("/proc", worker).exists() for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/", {}, 8),
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "250000 100000"}, 3),
+        ("0::/", {"cpu.max": "5000 100000"}, 1),
+        ("0::/a/b", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "max 100000"}, 4),  # of a parent
+        ("0::/not/mounted/here", {"cpu.max": "200000 100000"}, 2),
+        ("3:cpuset:/\n4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "150000", "cpu/a/cpu.cfs_period_us": "50000"}, 3),
+        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 8),
+    ],
+)
+def test_cores_follow_the_quota_of_the_cgroup(tmp_path, monkeypatch, own, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
+    assert cores(cgroups=tmp_path, own=tmp_path / "own") == expected
+
+
+def test_cores_follow_the_affinity():
+    code = "import os; from fusion_emotion.cores import cores; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(cores())"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "1\n"
