@@ -116,7 +116,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names in no encoding
-    os.environ.setdefault("PATH", os.defpath)  # decord needs one
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
