@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fusion_emotion.experiments.crossval import Run
     from fusion_emotion.input.data import Data
     from fusion_emotion.models.fusion import FusionNet
+    from fusion_emotion.train.plan import Plan
 
 Config = dict[str, Any]
 
@@ -32,12 +33,13 @@ _LAUNCH = pathlib.Path(__file__).parents[1] / "launch.py"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked config with its data and network."""
+    """A checked config with its data, network and plan."""
 
     config: Config
     workdir: pathlib.Path
     data: "Data"
     model: "FusionNet"
+    plan: "Plan"
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -248,14 +250,16 @@ def open_job(config: Config, workdir: pathlib.Path) -> Job:
     from fusion_emotion.input.data import Data
     from fusion_emotion.models.create import create_model
     from fusion_emotion.train import devices
+    from fusion_emotion.train.plan import Plan
 
     devices.keep_memory()
     devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
     devices.check_batch_size(config)
     data = Data.open(config, folder)
+    plan = Plan(config, len(data.parts["train"]))
     model = create_model(config, n_classes=len(data.label_names), axis_name=devices.AXIS)
     print(f"{devices.text()}\nworkdir    {workdir}\n{data.text(config)}")
-    return Job(config, workdir, data, model)
+    return Job(config, workdir, data, model, plan)
 
 
 def _guard(data: "Data") -> None:
@@ -271,10 +275,8 @@ def train_job(job: Job) -> None:
     """Train a job, from its newest checkpoint if there is one."""
     from fusion_emotion.evaluate.evaluator import Evaluator
     from fusion_emotion.train.loop import train
-    from fusion_emotion.train.plan import Plan
 
-    plan = Plan(job.config, len(job.data.parts["train"]))
-    train(job.model, job.data, plan, job.workdir, Evaluator(job.model, job.data.source("validation"), job.config))
+    train(job.model, job.data, job.plan, job.workdir, Evaluator(job.model, job.data.source("validation"), job.config))
 
 
 def _evaluate(job: Job) -> None:

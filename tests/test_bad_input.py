@@ -173,6 +173,16 @@ def test_workdir_of_another_config(paths, tmp_path):
     refused(launch(*paths), "belongs to another config", "seed is 7 there, 0 here", "--workdir")
 
 
+def test_a_config_or_workdir_that_cannot_be_trained_binds_no_workdir(prepared, tmp_path):
+    flags = [flag for flag in prepared[0] if not flag.startswith("--workdir=")]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    ran = launch(*flags, workdir, "--config.train.epochs=1", "--config.train.accumulate_steps=9")
+    refused(ran, "train.accumulate_steps=9", "train.epochs=1")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").touch()
+    refused(launch(*flags, workdir), str(tmp_path / "run"), "another --workdir")
+
+
 @pytest.mark.parametrize("mode", ["evaluate", "report", "analyse"])
 def test_workdir_without_a_run(paths, mode, tmp_path):
     refused(launch(f"--workdir={tmp_path}", f"--mode={mode}"), "config.json", "--config")
