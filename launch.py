@@ -97,6 +97,10 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"{' and '.join(name for name in given if not given[name])} is empty: give it a value")
     if "--workdir" in given and "--config" not in given:
         words.append(f"--config={pathlib.Path(given['--workdir'], CONFIG)}")
+    elif "--config" not in given and (fields := [word for word in words if word.startswith("--config.")]):
+        raise UserError(
+            f"{fields[0]} changes a field of a config: also give one of --config={_configs()}, or --workdir"
+        )
     # ml_collections needs --config before --config.field, which it looks for in sys.argv.
     sys.argv = words = words[:1] + sorted(words[1:], key=lambda word: not word.startswith("--config="))
     for word in words:
@@ -116,7 +120,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names in no encoding
-    os.environ.setdefault("PATH", os.defpath)  # decord needs one
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusion_emotion.input.data import Data
     from fusion_emotion.input.segments import Segments
     from fusion_emotion.models.fusion import FusionNet
+    from fusion_emotion.train.plan import Plan
 
 Config = dict[str, Any]
 
@@ -34,12 +35,13 @@ _LAUNCH = pathlib.Path(__file__).parents[1] / "launch.py"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A checked config with its data and network."""
+    """A checked config with its data, network and plan."""
 
     config: Config
     workdir: pathlib.Path
     data: "Data"
     model: "FusionNet"
+    plan: "Plan"
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -262,18 +264,20 @@ def open_job(config: Config, workdir: pathlib.Path, *, drawn_anew: bool = False)
     from fusion_emotion.input.membership import CLIPS
     from fusion_emotion.models.create import create_model
     from fusion_emotion.train import devices
+    from fusion_emotion.train.plan import Plan
 
     devices.keep_memory()
     devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
     devices.check_batch_size(config)
     data = Data.open(config, folder, None if drawn_anew else workdir)
+    plan = Plan(config, len(data.parts["train"]))
     model = create_model(config, n_classes=len(data.label_names), axis_name=devices.AXIS)
     print(f"{devices.text()}\nworkdir    {workdir}\n{data.text(config)}")
     if not drawn_anew and (workdir / CLIPS).exists():
         print(f"clips      those of {workdir / CLIPS}")
     elif not drawn_anew and _is_trained(workdir):
         print(f"clips      not listed in {workdir}, which an earlier version made: drawn from those that are there now")
-    return Job(config, workdir, data, model)
+    return Job(config, workdir, data, model, plan)
 
 
 def _is_trained(workdir: pathlib.Path) -> bool:
@@ -303,10 +307,8 @@ def train_job(job: Job) -> None:
     """Train a job, from its newest checkpoint if there is one."""
     from fusion_emotion.evaluate.evaluator import Evaluator
     from fusion_emotion.train.loop import train
-    from fusion_emotion.train.plan import Plan
 
-    plan = Plan(job.config, len(job.data.parts["train"]))
-    train(job.model, job.data, plan, job.workdir, Evaluator(job.model, job.data.source("validation"), job.config))
+    train(job.model, job.data, job.plan, job.workdir, Evaluator(job.model, job.data.source("validation"), job.config))
 
 
 def _evaluate(job: Job) -> None:

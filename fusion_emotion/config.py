@@ -255,10 +255,8 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{given[name]} is more than {given[limit]}: choose at most that")
     mfcc = config["model"]["mfcc"]
     if (mfcc["fmax"] - mfcc["fmin"]) * mfcc["n_fft"] / SAMPLE_RATE_HZ < mfcc["n_mels"]:
-        raise UserError(
-            f"{given['model.mfcc.n_mels']} do not fit between fmin={mfcc['fmin']} and fmax={mfcc['fmax']} Hz with "
-            f"n_fft={mfcc['n_fft']}: choose fewer, a wider range or a larger n_fft"
-        )
+        at = ", ".join(given[f"model.mfcc.{name}"] for name in ("fmin", "fmax", "n_fft"))
+        raise UserError(f"{given['model.mfcc.n_mels']} is more than the frequencies of {at}: choose fewer bands")
     pads, seconds = values["segment.pad_to_s"], values["segment.seconds"]
     if pads and not math.isclose(pads[-1], seconds):
         raise UserError(f"{given['segment.pad_to_s']} must end with {given['segment.seconds']}, the longest piece")

@@ -10,7 +10,14 @@ from fusion_emotion.errors import UserError
 
 
 def held_workdir(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock of a workdir. Raises UserError if another process holds it."""
+    """Hold the lock of a workdir, which is made if needed. Raises UserError if it is held or cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(workdir, os.W_OK) else "no permission"
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+    if reason:
+        raise UserError(f"{workdir} cannot be written ({reason}): choose another --workdir")
     busy = f"{workdir} is in use by process {{process}}: wait for it or stop it, or choose another --workdir"
     return held(workdir / ".lock", busy)
 

@@ -1,15 +1,17 @@
 """What a person may get wrong: one line that names the thing and the remedy, no traceback, exit code 1 or 2."""
 
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from conftest import ROOT
 from fusion_emotion import commands
-from fusion_emotion.config import defaults
+from fusion_emotion.config import CONFIG, defaults, save
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import read_rows
 
@@ -17,9 +19,9 @@ RAVDESS = "--config=configs/ravdess.py"
 CENTERFACE = "--config.prepare.detector=centerface"
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launch.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def launch(*arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **{"cwd": ROOT, **changes})
 
 
 def refused(ran: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -69,10 +71,36 @@ def prepared(sample_corpus, tmp_path_factory) -> tuple[list[str], pathlib.Path, 
         ([RAVDESS, "stray"], ["stray"]),
         (["--config=configs/nope.py"], ["configs/nope.py", "configs/ravdess.py"]),
         ([], ["configs/ravdess.py", "--workdir"]),
+        (["--config="], ["--config is empty"]),
+        (["--config.seed=1"], ["--config.seed", "configs/ravdess.py"]),
+        ([RAVDESS, "--workdir="], ["--workdir is empty"]),
+        ([RAVDESS, "--workdir=run\udcff"], ["--workdir", "UTF-8"]),
+        (["--config=README.md"], ["README.md", "SyntaxError"]),
+        ([RAVDESS, "--distributed=localhost:", "--num_processes=2", "--process_id=0"], ["localhost:", "HOST:PORT"]),
     ],
 )
 def test_wrong_flags_and_fields(arguments, words):
     refused(launch(*arguments), *words)
+
+
+def test_from_another_folder_the_configs_are_listed_by_paths_that_work_there(tmp_path):
+    ran = launch("--config=configs/nope.py", cwd=tmp_path)
+    refused(ran, "configs/nope.py")
+    [ravdess] = [path.strip() for path in ran.stderr.split(",") if path.endswith("ravdess.py")]
+    refused(launch(f"--config={ravdess}", cwd=tmp_path), "data.root", str(tmp_path))
+
+
+def test_the_config_of_a_workdir_with_other_fields(prepared, tmp_path):
+    flags, _, printed = prepared
+    given = dict(flag.removeprefix("--config.").split("=") for flag in flags if flag.startswith("--config."))
+    config = defaults()
+    config.update_from_flattened_dict(given)
+    save(config.to_dict(), tmp_path / "run")
+    for arguments in ([f"--config={tmp_path / 'run' / CONFIG}"], ["--workdir", str(tmp_path / "run")]):
+        ran = launch(*arguments, "--mode=prepare")
+        assert ran.stdout.splitlines()[1:] == printed.splitlines()[2:], ran.stderr
+        refused(launch("--config.data.root=/nowhere", *arguments, "--mode=prepare"), "data.root='/nowhere'")
+        refused(launch(*arguments, "--config.seed=7"), "seed is 0 there, 7 here", "choose another --workdir")
 
 
 @pytest.mark.parametrize("mode", ["train", "prepare", "inspect", "baselines", "crossval"])
@@ -102,6 +130,31 @@ def test_folder_without_clips(data, paths):
     refused(launch(*paths), "no ravdess clip", "MM-VV-EE", "holiday.mp4")
 
 
+def test_names_that_are_not_utf8_and_output_that_is_ascii(data, paths, sample_corpus):
+    for actor, folder in (("01", "Schauspieler_ä"), ("02", "Actor_\udcfe")):
+        (data / folder).mkdir()
+        shutil.copy(sample_corpus / f"Actor_{actor}" / f"01-01-03-01-01-01-{actor}.mp4", data / folder)
+    (data / "holiday\udcff.mp4").write_bytes(b"x")
+    ran = launch(*paths, "--mode=prepare", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "found 2 = ok" in ran.stdout
+    assert f"passed over: {data}/holiday\\udcff.mp4" in ran.stdout
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null"])
+def test_without_a_home_only_what_needs_one_is_refused(data, paths, sample_corpus, tmp_path, home):
+    """Nor with a path or an entry in the list of users, as in a container."""
+    (tmp_path / "sitecustomize.py").write_text("import pwd\npwd.getpwuid = {}.__getitem__\n")
+    env = {"PYTHONPATH": str(tmp_path), "https_proxy": "http://127.0.0.1:9", **({"HOME": home} if home else {})}
+    shutil.copy(sample_corpus / "Actor_01" / "01-01-03-01-01-01-01.mp4", data)
+    ran = launch(*paths, "--mode=prepare", env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert "found 1 = ok 1" in ran.stdout
+    assert "telemetry" not in ran.stderr
+    refused(launch(*paths, "--config.prepare.detector=insightface", "--mode=prepare", env=env), "insightface_root")
+
+
 def test_folder_with_only_video_only_clips(data, paths, sample_corpus):
     shutil.copy(sample_corpus / "Actor_01" / "01-01-01-01-01-01-01.mp4", data / "02-01-01-01-01-01-01.mp4")
     refused(launch(*paths), "sound and picture", "01-*.mp4")
@@ -119,6 +172,16 @@ def test_workdir_of_another_config(paths, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"seed": 7}')
     refused(launch(*paths), "belongs to another config", "seed is 7 there, 0 here", "--workdir")
+
+
+def test_a_config_or_workdir_that_cannot_be_trained_binds_no_workdir(prepared, tmp_path):
+    flags = [flag for flag in prepared[0] if not flag.startswith("--workdir=")]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    ran = launch(*flags, workdir, "--config.train.epochs=1", "--config.train.accumulate_steps=9")
+    refused(ran, "train.accumulate_steps=9", "train.epochs=1")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").touch()
+    refused(launch(*flags, workdir), str(tmp_path / "run"), "another --workdir")
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "report", "analyse"])
@@ -171,7 +234,7 @@ def test_nothing_usable_at_all(data, paths):
 
 def test_too_few_speakers_for_the_protocol(prepared):
     flags, _, _ = prepared
-    refused(launch(*flags, "--config.split.protocol=luna5"), "luna5", "random")
+    refused(launch(*flags, "--config.split.protocol=luna5"), "luna5", "takes or random")
 
 
 def test_preparing_twice_does_nothing_twice(prepared):

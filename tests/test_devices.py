@@ -165,12 +165,28 @@ def test_the_loss_goes_down(trained: dict[int, pathlib.Path]) -> None:
     [
         ("localhost:1234", None, None, "--num_processes and --process_id"),
         ("localhost:1234", 2, 2, "--process_id=2"),
-        ("localhost", 2, 0, "--distributed=localhost"),
+        *((address, 2, 1, "HOST:PORT") for address in ("localhost", "localhost:", "localhost:x", ":1", "::1:1234")),
+        *((address, 2, 1, "65535") for address in ("localhost:0", "localhost:65536", "[::1]:99999")),
+        ("host.invalid:1234", 2, 1, "host.invalid is not known"),
     ],
 )
 def test_wrong_flags_of_several_processes(distributed, n, index, key_word) -> None:
     with pytest.raises(UserError, match=key_word):
         cluster.join(distributed, n, index)
+
+
+def test_a_port_in_use_is_an_error_of_the_first_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} .*in use"):
+            cluster.join(f"127.0.0.1:{port}", 2, 0)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")
+def test_an_address_of_ipv6_is_joined() -> None:
+    port = free_address().partition(":")[2]
+    code = f"from fusion_emotion.train import cluster; cluster.join('[::1]:{port}', 1, 0); assert cluster.joined()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=run_tiny.environment(), check=True, timeout=120)
 
 
 def test_off_joins_nothing_and_auto_without_a_cluster_is_an_error() -> None:

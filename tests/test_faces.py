@@ -26,8 +26,8 @@ def follow(frames: list[Faces]) -> Track:
 def assert_is_speaker(followed: Track, missing: set[int]) -> None:
     times = set(range(T)) - missing
     assert set(np.flatnonzero(followed.found)) == times
-    for time, box in enumerate(followed.box):
-        np.testing.assert_array_equal(box, speaker(time) if time in times else np.zeros(4))
+    for time, found in enumerate(followed.box):
+        np.testing.assert_array_equal(found, speaker(time) if time in times else np.zeros(4))
 
 
 # The choice of the face

@@ -8,6 +8,7 @@ import pytest
 from conftest import settings_of
 from films import OneFace, clip_of, film
 from fusion_emotion.config import defaults
+from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import groups, media
 from fusion_emotion.prepare.clip import prepare_clip
 from fusion_emotion.prepare.detectors import Faces, create_detector, insightface_weights
@@ -15,6 +16,7 @@ from fusion_emotion.prepare.groups import Group
 from fusion_emotion.prepare.records import Record
 from fusion_emotion.prepare.store import RETRY
 from fusion_emotion.train.optimizer import create_schedule
+from fusion_emotion.train.plan import Plan
 
 
 class TiltedFace(OneFace):
@@ -73,6 +75,14 @@ def test_a_clip_that_takes_longer_than_the_timeout_is_quarantined(tmp_path: path
     settings = settings_of(tmp_path, clip_timeout_s=1e-6)
     assert list(groups.finish(tmp_path, groups.unfinished(tmp_path, group), settings, workers=1)) == ["a"]
     assert b"longer than" in (tmp_path / RETRY / "a").read_bytes()
+
+
+def test_more_accumulation_steps_than_steps_are_refused() -> None:
+    config = defaults()
+    config.train.update(epochs=2, accumulate_steps=3)
+    assert Plan(config.to_dict(), n_segments=65).n_steps == 3
+    with pytest.raises(UserError, match=r"accumulate_steps=3 is more than the 2 steps of train\.epochs=2"):
+        Plan(config.to_dict(), n_segments=64)
 
 
 def test_the_learning_rate_rises_over_the_warmup_epochs() -> None:

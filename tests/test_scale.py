@@ -6,14 +6,18 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tiny
 from conftest import ROOT, settings_of
 from films import sounds
+from fusion_emotion.config import defaults
+from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import run
 from fusion_emotion.prepare.records import MANIFEST, read_rows, shard_paths
+from fusion_emotion.train import devices
 
 N_CLIPS = 1_000_000
 CLIPS_OF_A_SPEAKER = 100
@@ -84,3 +88,17 @@ def test_a_large_corpus_has_larger_shards_rather_than_more(tmp_path, monkeypatch
     clips = sounds(tmp_path, 8)
     assert len(shard_paths(run.prepare(clips, settings_of(tmp_path / "many", workers=1)))) == 3  # of 3, 3 and 2
     assert len(shard_paths(run.prepare(clips[:2], settings_of(tmp_path / "few", workers=1)))) == 2
+
+
+def test_a_batch_larger_than_memory_is_refused():
+    config = defaults()
+    devices.check_batch_size(config.to_dict())
+    config.train.batch_size, config.segment.seconds = 2**16, 60.0  # 367 GB
+    with pytest.raises(UserError, match=r"batch_size=65536 .* GB .*lower --config\.train\.batch_size"):
+        devices.check_batch_size(config.to_dict())
+
+
+def test_a_function_that_takes_more_than_memory_is_not_run():
+    large = devices.pmapped(lambda x: jnp.sort(jnp.broadcast_to(x, (2**20, 2**20))).sum())  # 4.4 TB
+    with pytest.raises(UserError, match=r"GB .*lower --config\.train\.batch_size"):
+        devices.compile_for(large, np.zeros((1, 2**20), np.float32))

@@ -69,7 +69,6 @@ def insightface_weights(settings: Settings) -> pathlib.Path:
 def _session_options():  # type: ignore[no-untyped-def]
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -145,7 +145,7 @@ def _check_memory(needed: int, what: str) -> None:
     if needed > limit:
         raise UserError(
             f"{what} takes at least {needed / 1e9:.0f} GB of memory, and there are {limit / 1e9:.0f}: "
-            "lower --config.train.batch_size, segment.seconds or prepare.face_size"
+            "lower --config.train.batch_size, segment.seconds or prepare.face_size, in a new --workdir"
         )
 
 
