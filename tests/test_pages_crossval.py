@@ -16,6 +16,7 @@ from fusion_emotion.evaluate.answers import Answers
 from fusion_emotion.evaluate.table import NETWORK
 from fusion_emotion.experiments import summary
 from fusion_emotion.experiments.crossval import Run
+from fusion_emotion.input.segments import Cutting, segments_of
 from fusion_emotion.pages.crossval import write_report
 from fusion_emotion.prepare.records import Row
 from page_kit import EVIL, PROVENANCE
@@ -33,7 +34,14 @@ def results_of(name: str, corpus_name: str = "ravdess") -> dict[str, Any]:
     rows, drawn = rows_of(6), protocol(name)
     folds = [rows[::2], rows[1::2]] if drawn.with_folds else [rows]
     runs = [
-        Run(protocol=drawn, fold=fold, seed=0, config={}, workdir=pathlib.Path(), test_rows=part)
+        Run(
+            protocol=drawn,
+            fold=fold,
+            seed=0,
+            config={},
+            workdir=pathlib.Path(),
+            parts={"test": segments_of(part, Cutting())},
+        )
         for fold, part in enumerate(folds)
     ]
 
