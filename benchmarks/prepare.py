@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/prepare.py FOLDER [--config.prepare.FIELD=VALUE ...] [--config.run.FIELD=VALUE ...]
         [--peer_clips=2] [--memory_clips=2000]
 
-Decoding alone is decord reading the same frames and the same sound in as many workers. The two alternate, and each is
+Decoding alone is reading the same frames and the same sound in as many workers. The two alternate, and each is
 timed from its first finished clip to its last, so that the start of the workers is in neither. The peers' recipe
 (`benchmarks/peer_recipe.py`; packages in benchmarks/requirements.txt) is one process, as they run it, on a few clips.
 """

@@ -201,7 +201,6 @@ def test_a_segment_loses_a_modality_if_it_keeps_no_second(untrained: Model, seco
 
 
 def maps_by_hand(variables: Any, faces: np.ndarray) -> jax.Array:
-    """The strip network up to its last ReLU."""
     params, pictures = variables["params"]["video"], ("NHWC", "HWIO", "NHWC")
     stem = params["PatchDense_0"]["patches"]
     x = jax.lax.conv_general_dilated(
@@ -221,7 +220,6 @@ def maps_by_hand(variables: Any, faces: np.ndarray) -> jax.Array:
 
 
 def heard_by_hand(variables: Any, db: jax.Array) -> jax.Array:
-    """The sound network from its log-mel spectrogram on."""
     params, stats = variables["params"]["audio"], variables["batch_stats"]["audio"]["BatchNorm_0"]
     k, n = jnp.arange(40)[:, None], jnp.arange(80)[None]
     dct = jnp.sqrt(2 / 80) * jnp.cos(jnp.pi * k * (2 * n + 1) / 160) * jnp.where(k == 0, jnp.sqrt(0.5), 1)
@@ -306,7 +304,6 @@ def test_features_are_what_the_head_gets(calm: Model) -> None:
     head = calm.variables["params"]["Dense_0"]
     for clip in (0, 17):
         logits = calm.logits(calm.batch(np.flatnonzero(source.segments.clip == clip).tolist()))
-        # The head is linear.
         np.testing.assert_allclose(features[clip] @ head["kernel"] + head["bias"], logits.mean(axis=0), atol=1e-3)
 
 
@@ -395,7 +392,6 @@ def test_the_numbers_the_table_and_the_page(trained, analysed, tmp_path):
 
 @pytest.mark.slow
 def test_one_modality_and_one_speaker(folder, tmp_path):
-    """Half as many curves, no gain, no interval, no word on speakers."""
     job = Tiny.of(folder, model__modalities="video", split__n_folds=9, train__epochs=2)
     job.train(tmp_path)
     results, material = analysis.analyse(job.model, job.data, job.config, tmp_path)

@@ -209,7 +209,6 @@ def test_workdirs_of_another_kind_or_config_are_refused(tmp_path: pathlib.Path) 
     config_.save(settings(), tmp_path)
     with pytest.raises(UserError, match="another config"):
         commands.crossval(settings(train__batch_size=32), tmp_path)
-    # It sets the split and the seed itself.
     with pytest.raises(UserError, match=r"data\.root"):
         commands.crossval(settings(split__fold=1, data__root=str(tmp_path / "none")) | {"seed": 7}, tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -382,7 +381,6 @@ def test_a_killed_cross_validation_continues_to_the_same_numbers(
         time.sleep(0.02)
     killed.kill()
     killed.communicate()
-    # The run itself survives.
     run = int((second / ".lock").read_text())
     os.kill(run, signal.SIGSTOP)
     try:

@@ -134,7 +134,7 @@ def test_a_real_cut_shows_no_frame_twice(real_data, tmp_path):
     cut = ffmpeg(whole, tmp_path / "cut.mp4", "-c", "copy", before=("-ss", "0.7"))
     frames = np.stack(list(Film(cut).frames()))
     assert len(frames) == 13
-    assert len(np.unique(frames.reshape(13, -1), axis=0)) == 13
+    assert len({frame.tobytes() for frame in frames}) == 13
     video = Video(whole)
     video.times_s = 0.7 + media.sample_times(2.54)
     np.testing.assert_array_equal(frames, list(video.frames()))
@@ -313,6 +313,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_ten_minutes_need_little_memory(tmp_path):
     sources = ("-f", "lavfi", "-i", "sine=500:r=48000:d=600", "-shortest", "-c:a", "aac", "-ac", "2", *FAST["libx264"])
     path = ffmpeg("color=gray:s=128x96:r=5:d=600", tmp_path / "a.mp4", *sources, before=("-f", "lavfi"))
@@ -323,4 +324,4 @@ def test_ten_minutes_need_little_memory(tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     status, n_frames, grown_mb = ran.stdout.split()
     assert (status, n_frames) == ("ok", "3000")
-    assert float(grown_mb) < 250
+    assert float(grown_mb) < 400  # 240 to 330 were measured; with all frames at once it was 805
