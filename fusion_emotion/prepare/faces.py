@@ -1,7 +1,8 @@
 """Tracks the speaker's face over a clip: one identity, smoothed boxes, square crops."""
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -27,7 +28,7 @@ _STILL, _STILL_SHARE = 0.05, 2 / 3
 # Two tracks are one person above this cosine of embeddings: insightface's own demo says "the same person" from there
 # (web-demos/src_recognition/main.py). Without embeddings the `likeness` decides: 0.92 to 1.00 for moments of one actor
 # in several clips of RAVDESS, at most 0.87 for two of 11 people (insightface's sample pictures and three films).
-_SAME_EMBEDDING, _SAME_LOOKS = 0.28, 0.92
+SAME_EMBEDDING, _SAME_LOOKS = 0.28, 0.92
 # Tracks are compared at so many times, and so many of them at most, the longest first.
 _LOOKS, _MOST_TRACKS = 3, 100
 
@@ -50,34 +51,46 @@ def detect(
     every: int,
     recogniser: Recogniser | None = None,
 ) -> list[Faces]:
-    """Return the faces of each frame with their patches. The detector runs on every `every`-th frame.
+    """Return the faces of each frame, as `detections` finds them."""
+    return [faces for _, faces in detections(frames, detector, every=every, recogniser=recogniser)]
+
+
+def detections(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    detector: Detector,
+    *,
+    every: int,
+    recogniser: Recogniser | None = None,
+) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], Faces]]:
+    """Yield each frame and its faces with their patches. The detector runs on every `every`-th frame.
 
     The frames between two detections are interpolated if both have one face and the two overlap; otherwise the detector
     runs on them too. With a recogniser, each face has a portrait once a second.
     """
-    faces: list[Faces] = []
-    skipped: list[np.ndarray] = []
+    count = itertools.count()
 
-    def add(frame: np.ndarray, found: Faces) -> None:
+    def looked_at(frame: np.ndarray, found: Faces) -> Faces:
         looks: dict[str, Any] = {"patch": [_patch(frame, square) for square in squares(found.box, margin=0.0)]}
-        if recogniser and len(faces) % FRAME_RATE_HZ == 0:
+        if next(count) % FRAME_RATE_HZ == 0 and recogniser:
             looks["portrait"] = [recogniser.portrait(frame, marks) for marks in found.landmarks]
-        faces.append(dataclasses.replace(found, **looks))
+        return dataclasses.replace(found, **looks)
 
+    last: Faces | None = None
+    skipped: list[np.ndarray] = []
     for time, frame in enumerate(frames):
         if time % every:
             skipped.append(frame)
             continue
         detected = detector(frame)
-        if skipped:
-            between = _interpolate(faces[-1], detected, len(skipped)) or [detector(each) for each in skipped]
+        if skipped and last:
+            between = _interpolate(last, detected, len(skipped)) or [detector(each) for each in skipped]
             for each, found in zip(skipped, between, strict=True):
-                add(each, found)
+                yield each, looked_at(each, found)
             skipped = []
-        add(frame, detected)
+        last = detected
+        yield frame, looked_at(frame, detected)
     for each in skipped:
-        add(each, detector(each))
-    return faces
+        yield each, looked_at(each, detector(each))
 
 
 def _patch(frame: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -113,34 +126,53 @@ def track(frames: list[Faces], *, width: int, height: int, recogniser: Recognise
     roll = np.zeros(len(frames), np.float32)
     if people:
         living = [person for person, still in zip(people, _still(people, frames), strict=True) if not still]
-        chain = max(living, key=lambda chain: sum(_weight(frames[t].box[i], width, height) for t, i in chain.items()))
+        chain = max(living, key=lambda chain: sum(weight(frames[t].box[i], width, height) for t, i in chain.items()))
         for time, index in chain.items():
             found[time] = True
             box[time] = frames[time].box[index]
-            right_eye, left_eye = frames[time].landmarks[index, :2]
-            roll[time] = np.arctan2(*(left_eye - right_eye)[::-1])
+            roll[time] = tilt(frames[time].landmarks[index])
     return Track(box, roll, found)
+
+
+def tilt(landmarks: Float32[np.ndarray, "5 2"]) -> float:
+    """Return the angle of the line through the eyes in radians, clockwise in the image."""
+    right_eye, left_eye = landmarks[:2]
+    return float(np.arctan2(*(left_eye - right_eye)[::-1]))
 
 
 def _link(frames: list[Faces]) -> list[_Chain]:
     """Return chains of detections of which each is near the one before and of similar size."""
     chains: list[_Chain] = []
     for time, faces in enumerate(frames):
-        pairs = []
-        for number, chain in enumerate(chains):
-            last = max(chain)
-            for index, box in enumerate(faces.box):
-                distance = _distance(frames[last].box[chain[last]], box, time - last)
-                if distance < np.inf:
-                    pairs.append((distance, number, index))
-        # Nearest pairs first, so that a chain without recent detections does not take the face of another.
-        taken: set[int] = set()
-        for _, number, index in sorted(pairs):
-            if time not in chains[number] and index not in taken:
+        lasts = [max(chain) for chain in chains]
+        boxes = [frames[last].box[chain[last]] for last, chain in zip(lasts, chains, strict=True)]
+        for index, number in enumerate(assign(boxes, [time - last for last in lasts], faces.box)):
+            if number is None:
+                chains.append({time: index})
+            else:
                 chains[number][time] = index
-                taken.add(index)
-        chains.extend({time: index} for index in range(len(faces.box)) if index not in taken)
     return chains
+
+
+def assign(
+    before: Sequence[Float32[np.ndarray, "4"]], steps: Sequence[int], boxes: Float32[np.ndarray, "n 4"]
+) -> list[int | None]:
+    """Return, for each box, the number of the earlier one that it continues, or None.
+
+    `steps` are the sample times since each of `before`. Nearest pairs come first, so that a chain without recent
+    detections does not take the face of another.
+    """
+    pairs = [
+        (distance, number, index)
+        for number, (last, gap) in enumerate(zip(before, steps, strict=True))
+        for index, box in enumerate(boxes)
+        if (distance := _distance(last, box, gap)) < np.inf
+    ]
+    taken: dict[int, int] = {}
+    for _, number, index in sorted(pairs):
+        if index not in taken and number not in taken.values():
+            taken[index] = number
+    return [taken.get(index) for index in range(len(boxes))]
 
 
 def _join(chains: list[_Chain], frames: list[Faces], recogniser: Recogniser | None) -> list[_Chain]:
@@ -189,7 +221,7 @@ def _looks(chain: _Chain, frames: list[Faces], recogniser: Recogniser | None) ->
 def _alike(one: _Looks, other: _Looks) -> float:
     """Return how alike two chains are, as a share of what one person needs."""
     if one.embedding and other.embedding:
-        return float(np.mean([a @ b for a in one.embedding for b in other.embedding])) / _SAME_EMBEDDING
+        return float(np.mean([a @ b for a in one.embedding for b in other.embedding])) / SAME_EMBEDDING
     if not 0.5 < one.size / other.size < 2:
         return 0.0
     return max((likeness(a, b) for a in one.patch for b in other.patch), default=0.0) / _SAME_LOOKS
@@ -197,16 +229,23 @@ def _alike(one: _Looks, other: _Looks) -> float:
 
 def _still(people: list[_Chain], frames: list[Faces]) -> list[bool]:
     """Return, for each person, True if it lasts without motion while another that lasts moves."""
-    longest = max(map(len, people))
-    lasts = [len(person) >= _LASTING * longest for person in people]
-    if sum(lasts) < 2:
-        return [False] * len(people)
 
     def moves(chain: _Chain) -> float:
         steps = [(t - 1, t) for t in sorted(chain) if t - 1 in chain and frames[t - 1].patch and frames[t].patch]
         return motion([(frames[a].patch[chain[a]], frames[b].patch[chain[b]]) for a, b in steps])
 
-    motions = [moves(person) if lasting else np.inf for person, lasting in zip(people, lasts, strict=True)]
+    return still([len(person) for person in people], lambda number: moves(people[number]))
+
+
+def still(counts: Sequence[int], motion_of: Callable[[int], float]) -> list[bool]:
+    """Return, for each person, True if it lasts without motion while another that lasts moves.
+
+    `counts` are the sample times of each; `motion_of` gives the motion of one by its number.
+    """
+    lasts = [count >= _LASTING * max(counts) for count in counts]
+    if sum(lasts) < 2:
+        return [False] * len(counts)
+    motions = [motion_of(number) if lasting else np.inf for number, lasting in enumerate(lasts)]
     least = min(_STILL, _STILL_SHARE * max(value for value in motions if value < np.inf))
     return [value < least for value in motions]
 
@@ -299,7 +338,7 @@ def _overlap(one: np.ndarray, other: np.ndarray) -> float:
     return float(shared / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - shared))
 
 
-def _weight(box: np.ndarray, width: int, height: int) -> float:
+def weight(box: np.ndarray, width: int, height: int) -> float:
     """Return a face's size, scaled down to half at the frame's edge: the speaker is large and central."""
     off_centre = np.abs((box[:2] + box[2:]) / (width, height) - 1).max()
     return _size(box) * float(1 - 0.5 * np.clip(off_centre, 0, 1))

@@ -1,8 +1,9 @@
 """The sound of a media file, at 16 kHz and mono."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import av
 import librosa
@@ -14,6 +15,7 @@ from fusion_emotion.units import SAMPLE_RATE_HZ
 
 BLOCK_S = 60  # longer sound is resampled in blocks, so that memory stays bounded
 
+_JUDGED_S = 10  # of sound from the first signal on decide whether the channels cancel, where a film is read once
 _CONTEXT_S = 1  # of sound on both sides of a block; soxr's filter is shorter
 _SILENT_PEAK = 1e-3  # of full scale: dither and codec noise stay below
 _WILD_PEAK = 10.0  # of full scale, which a file of floats may exceed a little
@@ -51,23 +53,48 @@ def read_sound(path: pathlib.Path) -> Sound:
 
 def _read_track(path: pathlib.Path, track: int) -> Sound | None:
     """Read an audio track: the mean of its channels, or the loudest one if they cancel each other; None: silence."""
-    decoder = _Decoder(path, track)
+    decoder = Decoder(path, track)
     waveform = _resampled(decoder)
     # An offset (DC) is no signal.
-    if (decoder.channel_span).max() < 2 * _SILENT_PEAK:
+    if decoder.channel_span.max() < 2 * _SILENT_PEAK:
         return None
     loudest = int(np.argmax(decoder.channel_energy))
     if decoder.energy >= _CANCELLED * decoder.channel_energy[loudest]:
         return Sound(waveform, decoder.start_s, decoder.note)
-    decoder = _Decoder(path, track, channel=loudest)
+    decoder = Decoder(path, track, channel=loudest)
     notes = [f"the channels cancel each other, so the sound is channel {loudest + 1} alone", decoder.note]
     return Sound(_resampled(decoder), decoder.start_s, "; ".join(filter(None, notes)))
 
 
-class _Decoder:
+def first_heard(path: pathlib.Path | str) -> tuple[int, int | None, float, int]:
+    """Return the first audio track with a signal, its channel, start in seconds on the file's clock, and rate in Hz.
+
+    The channel is None for the mean of all; it is the loudest one if they cancel each other in the first 10 s after the
+    first signal. Reads no further than that. Raises MediaError if there is no signal.
+    """
+    with av.open(str(path), metadata_errors="replace") as file:
+        n_tracks = len(file.streams.audio)
+    if not n_tracks:
+        raise MediaError("no audio track")
+    for track in range(n_tracks):
+        decoder, n_heard = Decoder(path, track), 0
+        with contextlib.closing(iter(decoder)) as blocks:
+            for block in blocks:
+                is_heard = decoder.channel_span.max() >= 2 * _SILENT_PEAK
+                n_heard += len(block) if is_heard else 0
+                if n_heard > _JUDGED_S * decoder.rate_hz:
+                    break
+        if decoder.channel_span.max() >= 2 * _SILENT_PEAK:
+            loudest = int(np.argmax(decoder.channel_energy))
+            cancels = decoder.energy < _CANCELLED * decoder.channel_energy[loudest]
+            return track, loudest if cancels else None, decoder.start_s, decoder.rate_hz
+    raise MediaError("a silent audio track" if n_tracks == 1 else f"{n_tracks} silent audio tracks")
+
+
+class Decoder:
     """Yields the sound of a track as mono blocks in [-1, 1] without gaps, placed by their time stamps."""
 
-    def __init__(self, path: pathlib.Path, track: int, channel: int | None = None):
+    def __init__(self, path: pathlib.Path | str, track: int, channel: int | None = None):
         self._path, self._track, self._channel = path, track, channel
         self.rate_hz = 0
         self.start_s = 0.0
@@ -80,7 +107,7 @@ class _Decoder:
         """The distance from the lowest to the highest sample of each channel."""
         return self._highest - self._lowest
 
-    def __iter__(self) -> Iterator[Float32[np.ndarray, "n"]]:
+    def __iter__(self) -> Generator[Float32[np.ndarray, "n"]]:
         place = n_decoded = n_packets = 0
         lost: list[str] = []
         with av.open(str(self._path), metadata_errors="replace") as file:
@@ -155,9 +182,13 @@ def _channels(frame: av.AudioFrame) -> Float32[np.ndarray, "channels n"]:
     return samples.astype(np.float32) / np.float32(scale)
 
 
-def _resampled(decoder: _Decoder) -> Int16[np.ndarray, "N"]:
-    """Resample the blocks of a decoder to 16 kHz; long sound in blocks of its own, so that memory stays bounded."""
-    done: list[np.ndarray] = []
+def _resampled(decoder: Decoder) -> Int16[np.ndarray, "N"]:
+    """Return the blocks of a decoder at 16 kHz."""
+    return np.concatenate(list(resampled(decoder)))
+
+
+def resampled(decoder: Decoder) -> Iterator[Int16[np.ndarray, "n"]]:
+    """Yield the blocks of a decoder at 16 kHz; long sound in blocks of its own, so that memory stays bounded."""
     held: list[np.ndarray] = []
     n_held = before = 0  # samples; those before the block, which are resampled already
     for samples in decoder:
@@ -168,11 +199,11 @@ def _resampled(decoder: _Decoder) -> Int16[np.ndarray, "N"]:
             mono = np.concatenate(held)
             start = before // decoder.rate_hz * SAMPLE_RATE_HZ
             part = mono[: before + block + context]
-            done.append(resample(part, decoder.rate_hz)[start : start + BLOCK_S * SAMPLE_RATE_HZ])
+            yield resample(part, decoder.rate_hz)[start : start + BLOCK_S * SAMPLE_RATE_HZ]
             held = [mono[before + block - context :]]
             n_held, before = len(held[0]), context
     start = before // max(1, decoder.rate_hz) * SAMPLE_RATE_HZ
-    return np.concatenate([*done, resample(np.concatenate(held), decoder.rate_hz)[start:]])
+    yield resample(np.concatenate(held), decoder.rate_hz)[start:]
 
 
 def resample(mono: Float32[np.ndarray, "n"], rate_hz: int) -> Int16[np.ndarray, "N"]:

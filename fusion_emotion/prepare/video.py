@@ -23,17 +23,25 @@ _DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError, ValueError)
 _MOST_DELAYED = 32  # packets before a decoder's first frame; H.264 and HEVC hold back 16 at most
 _FRAME_S = 0.04  # duration of a film's only frame, if the file does not say
 _LOST_SHARE = 0.1  # of the frames; a film that loses more is damaged
-_UPRIGHT = (1, 0, 0, 1)
+Turn = tuple[int, int, int, int]  # a, b, c, d of a display matrix, each -1, 0 or 1
+_UPRIGHT: Turn = (1, 0, 0, 1)
+Seconds = float | np.ndarray
 
 decord.logging.set_level(decord.logging.QUIET)
 
 
 def nearest(timestamps: Float[np.ndarray, "frames"], times: Float[np.ndarray, "T"]) -> Int[np.ndarray, "T"]:
-    """Return the index of the frame nearest to each time; `timestamps` ascend."""
+    """Return the index of the frame nearest to each time, the earlier of two; `timestamps` ascend."""
     right = np.clip(np.searchsorted(timestamps, times), 1, max(1, len(timestamps) - 1))
     left = right - 1
     right = np.minimum(right, len(timestamps) - 1)
-    return np.where(times - timestamps[left] <= timestamps[right] - times, left, right)
+    return np.where(is_earlier_nearest(timestamps[left], times, timestamps[right]), left, right)
+
+
+def is_earlier_nearest(before: Seconds, time: Seconds, after: Seconds) -> Any:
+    """True if a time is nearer to `before` than to `after`, or as near: every sample time of a film of 25 fps is."""
+    # Rounded, because time stamps are floats.
+    return np.round(2 * time - before - after, 6) <= 0
 
 
 class Video:
@@ -78,7 +86,7 @@ class Video:
         stamps, ends = list[int](), list[int]()
         turn, is_plain = None, True
         with av.open(str(self._path), metadata_errors="replace") as file:
-            stream = _picture_stream(file)
+            stream = picture_stream(file)
             stream.codec_context.thread_count = 1
             for packet in file.demux(stream):
                 is_plain &= not packet.is_discard
@@ -125,8 +133,8 @@ class Video:
             for time_s, frame in self._decoded():
                 n_decoded += 1
                 while wanted and wanted[0] <= time_s:
-                    is_nearer = before and wanted[0] - before[0] <= time_s - wanted[0]
-                    yield self._upright(before[1] if before and is_nearer else frame)
+                    is_nearer = before and is_earlier_nearest(before[0], wanted[0], time_s)
+                    yield upright(before[1] if before and is_nearer else frame, self._aspect, self._turn)
                     wanted.popleft()
                 if not wanted:
                     break
@@ -137,14 +145,14 @@ class Video:
         if before is None or n_decoded < (1 - _LOST_SHARE) * expected:
             raise MediaError(f"the picture cannot be decoded: {n_decoded} of {expected} frames are whole")
         for _ in wanted:
-            yield self._upright(before[1])
+            yield upright(before[1], self._aspect, self._turn)
 
     def _decoded(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield each frame with its time, passing over packets that cannot be decoded."""
         # Frames without a stamp of their own come in the order of those of the packets.
         count = itertools.count()
         with av.open(str(self._path), metadata_errors="replace") as file:
-            stream = _picture_stream(file)
+            stream = picture_stream(file)
             stream.codec_context.thread_count = 1
             for packet in file.demux(stream):
                 with contextlib.suppress(av.error.InvalidDataError):
@@ -152,19 +160,19 @@ class Video:
                         place = min(next(count), len(self._frame_s) - 1)
                         yield self._frame_s[place] if frame.pts is None else frame.pts * self._unit_s, frame
 
-    def _upright(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a frame with square pixels, turned as its display matrix says."""
-        width, height = frame.width, frame.height
-        # Stretch, never shrink, so that no pixel is lost.
-        width, height = round(width * max(1, self._aspect)), round(height * max(1, 1 / self._aspect))
-        picture = frame.to_ndarray(format="rgb24", width=width, height=height)
-        a, b, c, d = self._turn
-        if b or c:
-            picture, a, d = picture.transpose(1, 0, 2), c, b
-        return np.ascontiguousarray(picture[:: d or 1, :: a or 1])
+
+def upright(frame: av.VideoFrame, aspect: float, turn: Turn) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a frame with square pixels, turned as its display matrix says; `aspect` is of a pixel."""
+    # Stretch, never shrink, so that no pixel is lost.
+    width, height = round(frame.width * max(1, aspect)), round(frame.height * max(1, 1 / aspect))
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+    a, b, c, d = turn
+    if b or c:
+        picture, a, d = picture.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(picture[:: d or 1, :: a or 1])
 
 
-def _picture_stream(file: "av.container.InputContainer") -> "av.VideoStream":
+def picture_stream(file: "av.container.InputContainer") -> "av.VideoStream":
     """Return the best picture track. Raises MediaError if there is none but the cover of a song."""
     films = [stream for stream in file.streams.video if not stream.disposition & Disposition.attached_pic]
     best = file.streams.best("video")
@@ -173,18 +181,23 @@ def _picture_stream(file: "av.container.InputContainer") -> "av.VideoStream":
     return best if best in films else films[0]
 
 
-def _turn(packet: "av.Packet") -> tuple[int, int, int, int] | None:
-    """Decode a packet; return the signs of its frame's display matrix, None before the first frame.
+def _turn(packet: "av.Packet") -> Turn | None:
+    """Decode a packet; return the turn of its frame, None before the first frame."""
+    with contextlib.suppress(av.FFmpegError):
+        for frame in packet.decode():
+            return turn_of(frame)
+    return None
+
+
+def turn_of(frame: av.VideoFrame) -> Turn:
+    """Return the signs of a frame's display matrix.
 
     A point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2. Odd angles count as the nearest quarter.
     """
-    with contextlib.suppress(av.FFmpegError):
-        for frame in packet.decode():
-            side_data: Mapping[str, Any] = frame.side_data  # which PyAV's own annotation leaves out in part
-            if "DISPLAYMATRIX" not in side_data:
-                return _UPRIGHT
-            a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
-            if abs(a) + abs(d) >= abs(b) + abs(c):
-                return (1 if a >= 0 else -1, 0, 0, 1 if d >= 0 else -1)
-            return (0, 1 if b >= 0 else -1, 1 if c >= 0 else -1, 0)
-    return None
+    side_data: Mapping[str, Any] = frame.side_data  # which PyAV's own annotation leaves out in part
+    if "DISPLAYMATRIX" not in side_data:
+        return _UPRIGHT
+    a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (1 if a >= 0 else -1, 0, 0, 1 if d >= 0 else -1)
+    return (0, 1 if b >= 0 else -1, 1 if c >= 0 else -1, 0)
