@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from fusion_emotion import commands
 from fusion_emotion.config import CONFIG, MOVED, completed, read
+from fusion_emotion.config import __file__ as config_file
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.files import is_utf8
 from fusion_emotion.train import cluster
@@ -24,13 +25,16 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [*commands.MODES, "compare"],
+    [*commands.MODES, "compare", "predict"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again; analyse: write analysis.html, what each modality is worth to a model; "
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
     "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
-    "download: fetch RAVDESS.",
+    "download: fetch RAVDESS; predict: judge --input by --model, and write timelines to --output.",
 )
+_INPUT = flags.DEFINE_string("input", None, "For --mode=predict: a file, a folder, a pattern ('talks/*.mp4') or a URL.")
+_MODEL = flags.DEFINE_string("model", None, "For --mode=predict: the workdir of a finished training.")
+_OUTPUT = flags.DEFINE_string("output", "predictions", "For --mode=predict: the folder to write to.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
     "off",
@@ -50,6 +54,9 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "compare":
         commands.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
         return
+    if _MODE.value == "predict":
+        _predict()
+        return
     if not _CONFIG.value:
         raise UserError(
             f"give --config=NAME.py ({_configs()}), or the --workdir of a run with --mode=evaluate or report"
@@ -64,6 +71,16 @@ def main(argv: list[str]) -> None:
     cluster.join(_DISTRIBUTED.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     print(f"config     {file}")
     commands.MODES[_MODE.value](completed(_CONFIG.value.to_dict()), workdir)
+
+
+def _predict() -> None:
+    if not _INPUT.value or not _MODEL.value:
+        missing = (
+            "--input=FILE, a folder or a pattern" if not _INPUT.value else "--model=WORKDIR of a finished training"
+        )
+        raise UserError(f"--mode=predict needs {missing}")
+    config = completed(_CONFIG.value.to_dict())
+    commands.predict(config, given=_INPUT.value, model=_MODEL.value, output=pathlib.Path(_OUTPUT.value).expanduser())
 
 
 class _ConfigParser(config_flags.config_flags.ConfigFileFlagParser):
@@ -91,11 +108,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags and return the rest of `argv`. Raises UserError for an unknown flag, config or field."""
     flags.FLAGS["config"].parser = _ConfigParser("config")
     # "--config NAME" is as good as "--config=NAME".
-    words = re.sub(r"(?<=\0)(--(?:config|workdir))\0", r"\1=", "\0".join(argv)).split("\0")
+    words = re.sub(r"(?<=\0)(--(?:config|workdir|mode))\0", r"\1=", "\0".join(argv)).split("\0")
     given = dict(word.split("=", 1) for word in words if word.startswith(("--config=", "--workdir=")))
     if "" in given.values():
         raise UserError(f"{' and '.join(name for name in given if not given[name])} is empty: give it a value")
-    if "--workdir" in given and "--config" not in given:
+    if "--mode=predict" in words and "--config" not in given:
+        words.append(f"--config={config_file}")
+    elif "--workdir" in given and "--config" not in given:
         words.append(f"--config={pathlib.Path(given['--workdir'], CONFIG)}")
     elif "--config" not in given and (fields := [word for word in words if word.startswith("--config.")]):
         raise UserError(
@@ -117,7 +136,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise UserError(f"{error} (python launch.py --help lists the flags)") from error
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run launch.py; a user's mistake is one line and no traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names in no encoding
     try:
@@ -127,3 +147,17 @@ if __name__ == "__main__":
     except Stopped as stopped:
         print(f"stopped by {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
+
+
+def console() -> None:
+    """The command `fusion-emotion predict FILE [--model=...]`, as `launch.py --mode=predict --input=FILE`."""
+    mode, *rest = sys.argv[1:] or ["--help"]
+    inputs = [
+        f"--input={word}" if number == 0 and not word.startswith("--") else word for number, word in enumerate(rest)
+    ]
+    sys.argv = [sys.argv[0], mode if mode.startswith("--") else f"--mode={mode}", *inputs]
+    run()
+
+
+if __name__ == "__main__":
+    run()

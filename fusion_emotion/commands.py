@@ -169,6 +169,21 @@ def compare(workdirs: Sequence[pathlib.Path]) -> None:
     print(compare(*workdirs))
 
 
+def predict(config: Config, *, given: str, model: str, output: pathlib.Path) -> None:
+    """Judge the recordings that `given` names by a trained model, and write their timelines to `output`."""
+    check(config)
+    from fusion_emotion.predict import batch
+    from fusion_emotion.predict.recognizer import Recognizer, find
+    from fusion_emotion.train import devices
+
+    batch.recordings(given, output)  # a wrong path is said before the model is compiled
+    devices.keep_memory()
+    devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
+    recognizer = Recognizer(find(model), config["predict"], config["run"])
+    print(f"model      {model}, trained on {recognizer.about['trained_on']}, {recognizer.about['licence']}")
+    batch.predict(recognizer, given, output)
+
+
 def download(config: Config, workdir: pathlib.Path) -> None:
     """Download the files of the corpus that data.root lacks."""
     from fusion_emotion.corpora import catalogue

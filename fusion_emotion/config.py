@@ -19,7 +19,7 @@ from fusion_emotion.units import SAMPLE_RATE_HZ
 CONFIG = "config.json"  # in a workdir
 
 # A workdir belongs to one config; these sections and fields, which say where and how to run, may change.
-NOT_OWNED = ("run", "crossval", "data.root")
+NOT_OWNED = ("run", "crossval", "predict", "data.root")
 # These may differ when a training goes on, which then prints the change.
 MAY_GROW = ("train.epochs", "train.patience_epochs")
 # --mode=crossval sets these in each of its runs, so its own workdir is not bound to them.
@@ -91,6 +91,7 @@ _SECONDS = multiple_of(0.2, between(0.2, 60, unit=" s"))  # whole frames
 _PATCHES = multiple_of(4, between(32, 512, unit=" px"))  # that the strip network "patch" can pool
 _STRIDES = multiple_of(32, whole(32, 4096, " px"))  # that InsightFace's detectors can pool
 _EPOCHS, _SOME_EPOCHS = whole(0, 10**6), whole(1, 10**6)
+FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "parquet", "png", "mp4")  # of a prediction
 _ACTOR = Check(lambda value: str(value).isdecimal() and 1 <= int(value) < 100, "a number, 1 to 99")  # 5, or "05"
 _FOLDER = Check(lambda value: bool(value.strip()) and "\0" not in value, "the path of a folder")
 _URL = Check(lambda value: value.startswith(("https://", "http://")), "an address that begins with https:// or http://")
@@ -190,6 +191,14 @@ FIELDS: dict[str, Field] = {
     "train.ema_decay": Field(0.0, between(0, 1, "[)")),
     "train.patience_epochs": Field(0, _EPOCHS),  # stop so long after the best validation (UAR, then loss); 0: never
     "train.validate_every_epochs": Field(5, _SOME_EPOCHS),  # and save a checkpoint
+    # --- predict: --mode=predict on any film or sound ---
+    "predict.people": Field("main", one_of("main", "all")),  # whose rows are written
+    "predict.smoothing_s": Field(0.4, between(0, 60, unit=" s")),  # width (standard deviation) in time, s; 0: off
+    "predict.uncertain_below": Field(0.4, _PROBABILITY),  # confidence under which the label is "uncertain"
+    "predict.detector": Field(
+        "", one_of("", "insightface", "centerface")
+    ),  # "": the one that the model was trained with
+    "predict.formats": Field(("csv", "json", "html"), several(one_of(*FORMATS), once=True)),
     # --- run: where and how to run; no field here changes a record or a model ---
     "run.cache": Field("cache", _WRITTEN),  # folder of prepared corpora
     "run.workers": Field(0, whole(0, 1024)),  # processes that prepare on this machine; 0: one per core
@@ -228,6 +237,11 @@ MOVED = {
 def defaults() -> ConfigDict:
     """Return the config with every field at its default, locked and type-safe; configs/*.py override it."""
     return ConfigDict(_nested({name: field.default for name, field in FIELDS.items()})).lock()
+
+
+def get_config() -> ConfigDict:
+    """Return the defaults: this file itself is a config, of modes that need no other."""
+    return defaults()
 
 
 def check(config: Mapping[str, Any]) -> None:

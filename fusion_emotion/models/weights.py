@@ -56,7 +56,7 @@ def load_model(path: str | pathlib.Path) -> LoadedModel:
 
     Raises UserError where there is none, or its weights are not those of the network that it names.
     """
-    folder = _model_folder(expanded(str(path), field="model.init"))
+    folder = model_folder(expanded(str(path), field="model.init"))
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] > _FORMAT:
@@ -134,7 +134,8 @@ def differences(expected: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return "; ".join(lines)
 
 
-def _model_folder(path: pathlib.Path) -> pathlib.Path:
+def model_folder(path: pathlib.Path) -> pathlib.Path:
+    """Return the folder of a model, which is `path` or within it. Raises UserError if there is none."""
     for folder in (path, path / FOLDER):
         if (folder / ABOUT).is_file():
             return folder

@@ -15,8 +15,8 @@ from fusion_emotion.evaluate.table import percent
 from fusion_emotion.files import atomic
 
 
-def write(path: pathlib.Path, template: str, **values: Any) -> None:
-    """Fill a template of this room and write it to `path`, all or nothing. Raises UserError if it cannot be written."""
+def rendered(template: str, **values: Any) -> str:
+    """Fill a template of this room."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fusion_emotion", "pages/templates"),
         autoescape=True,
@@ -25,7 +25,12 @@ def write(path: pathlib.Path, template: str, **values: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    html = environment.get_template(template).render(**values)
+    return environment.get_template(template).render(**values)
+
+
+def write(path: pathlib.Path, template: str, **values: Any) -> None:
+    """Fill a template of this room and write it to `path`, all or nothing. Raises UserError if it cannot be written."""
+    html = rendered(template, **values)
     try:
         with atomic(path) as partial:
             partial.write_text(html, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Prediction: any film or sound in, a timeline of emotions out."""

@@ -1,0 +1,138 @@
+"""Prediction of many recordings into one folder; what was interrupted goes on."""
+
+import glob
+import hashlib
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES
+from fusion_emotion.errors import Stopped, UserError
+from fusion_emotion.evaluate.table import table
+from fusion_emotion.locks import held
+from fusion_emotion.predict import outputs
+from fusion_emotion.predict.journal import Journal
+from fusion_emotion.predict.outputs import save, write_index
+from fusion_emotion.predict.prediction import STEP_S
+from fusion_emotion.predict.reader import duration_s
+from fusion_emotion.predict.recognizer import Progress, Recognizer
+from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.progress import bar
+
+STILL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_SUFFIXES = (*FILM_SUFFIXES, *SOUND_SUFFIXES, *STILL_SUFFIXES)
+_LOCK = ".lock"
+
+
+def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
+    """Return the recordings that `given` names, and for each the place of its files below the output folder.
+
+    `given` is a file, a folder, a pattern such as "talks/*.mp4", or an address. Files within `output` are left out, and
+    two recordings never share a place. Raises UserError if there is none.
+    """
+    if "://" in given:
+        name = pathlib.PurePosixPath(given.split("?")[0]).stem or "stream"
+        return {given: pathlib.PurePath(_plain(name))}
+    path = pathlib.Path(given).expanduser()
+    if path.is_file():
+        found, root = [path], path.parent
+    elif path.is_dir():
+        found, root = [each for each in path.rglob("*") if each.suffix.lower() in _SUFFIXES], path
+    elif glob.has_magic(given):
+        found = [pathlib.Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each)]
+        found = [each for each in found if each.suffix.lower() in _SUFFIXES]
+        root = pathlib.Path(os.path.commonpath([each.parent for each in found])) if found else path
+    else:
+        raise UserError(f"--input={given} is no file, folder or address, and no pattern: give one that exists")
+    inside = output.resolve()
+    found = sorted(each for each in found if path.is_file() or not each.resolve().is_relative_to(inside))
+    if not found:
+        raise UserError(f"--input={given} holds no recording: expected files with {' '.join(_SUFFIXES)}")
+    places = [each.relative_to(root).with_suffix("") for each in found]
+    shared = {place for place in places if places.count(place) > 1} if len(set(places)) < len(places) else set()
+    return {
+        str(each): place.with_name(f"{place.name}_{each.suffix[1:]}") if place in shared else place
+        for each, place in zip(found, places, strict=True)
+    }
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def predict(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
+    """Judge recordings, write their files and print a table. Raises UserError at the end if any failed."""
+    wanted = recordings(given, output)
+    busy = f"{output} is in use by another prediction, process {{process}}: wait for it, or choose another --output"
+    try:
+        with held(output / _LOCK, busy):
+            failed = _all(recognizer, wanted, output)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written ({error.strerror}): choose another folder") from error
+    if failed:
+        raise UserError(f"{len(failed)} of {len(wanted)} recordings could not be read, see above: mend or remove them")
+
+
+def _all(recognizer: Recognizer, wanted: Mapping[str, pathlib.PurePath], output: pathlib.Path) -> dict[str, str]:
+    """Judge each recording and print what came of it; return the reason of each that failed."""
+    lines: list[list[str]] = []
+    failed: dict[str, str] = {}
+    lengths = {source: duration_s(source) for source in wanted}
+    total_s = 0.0
+    with bar(total=round(sum(lengths.values())), desc="predicting", unit="s of film") as shown:
+        for source, place in wanted.items():
+
+            def progress(steps: int, before_s: float = total_s) -> None:
+                shown.update(round(before_s + steps * STEP_S) - shown.n)
+
+            try:
+                lines.append(_one(recognizer, source, output / place, progress))
+            except KeyboardInterrupt as error:
+                done = f"{len(lines)} of {len(wanted)} recordings are finished"
+                kept = f"of {source} what was judged is kept in {output}; the same command goes on"
+                raise Stopped(f"Ctrl-C: {done}, and {kept}", signal_number=signal.SIGINT) from error
+            except Exception as error:  # also of a library: one recording never ends the others
+                kind = "" if isinstance(error, MediaError | UserError) else f"{type(error).__name__}: "
+                failed[source] = kind + " ".join(str(error).split())
+            total_s += lengths[source]
+            progress(0, total_s)
+    jsons = [output / f"{place}.json" for source, place in wanted.items() if source not in failed]
+    if len(jsons) > 1 and {"html", "json"} <= set(recognizer.settings["formats"]):
+        print(f"index: {write_index(output, jsons)}")
+    if lines:
+        print(table(["recording", "length", "expression", "confidence", "read by"], lines))
+    for source, reason in failed.items():
+        print(f"failed: {source}: {reason}")
+    print(f"predictions in {output}")
+    return failed
+
+
+def _one(recognizer: Recognizer, source: str, place: pathlib.Path, progress: Progress) -> list[str]:
+    """Judge one recording, unless its files say that it was done before; return its line of the table."""
+    formats = recognizer.settings["formats"]
+    key = recognizer.key(source)
+    digest = hashlib.sha256(json.dumps([key, recognizer.settings], sort_keys=True).encode()).hexdigest()[:16]
+    done = place.with_name(f"{place.name}.json")
+    if (described := _read(done)).get("key") != digest:
+        journal = Journal(place.with_name(f".{place.name}.rows"), key)
+        try:
+            prediction = recognizer.predict(source, kept=journal, progress=progress)
+        finally:
+            journal.close()
+        save(prediction, place.parent, formats, name=place.name, key=digest)
+        journal.path.unlink()
+        described = outputs.described(prediction)
+    heard = dict.fromkeys(described["timeline"]["modalities"])
+    sure = "" if described["confidence"] is None else f"{described['confidence']:.0%}"
+    length = f"{described['source']['read_s']:.1f} s"
+    return [pathlib.PurePath(source).name, length, described["label"], sure, " ".join(heard)]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

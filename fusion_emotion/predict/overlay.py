@@ -1,0 +1,137 @@
+"""A film with the boxes, the labels and the bars of its prediction drawn in, and its sound untouched."""
+
+import pathlib
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from fusion_emotion.errors import UserError
+from fusion_emotion.predict.prediction import STEP_S, Person, Prediction
+from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.video import picture_stream, turn_of, upright
+
+_LONGEST_SIDE = 1280  # px; a larger film is shrunk
+_COLOURS = ((80, 200, 120), (240, 170, 60), (120, 150, 250), (230, 110, 200))  # of the people, RGB
+_OPTIONS = {"preset": "veryfast", "crf": "23"}
+
+
+def write(prediction: Prediction, path: pathlib.Path) -> None:
+    """Write the film of a prediction to `path`, H.264 in an mp4. Raises UserError if the source has no picture."""
+    try:
+        with (
+            av.open(prediction.source, metadata_errors="replace") as source,
+            av.open(str(path), "w", format="mp4") as out,
+        ):
+            _copy(prediction, source, out)
+    except (MediaError, av.FFmpegError) as error:
+        raise UserError(f"{prediction.source}: no film can be written of it ({error})") from error
+
+
+def _copy(prediction: Prediction, source: Any, out: Any) -> None:
+    picture = picture_stream(source)
+    picture.thread_type = "AUTO"
+    audio = source.streams.audio[0] if source.streams.audio else None
+    tracks = [picture, *([audio] if audio else [])]
+    starts_s = prediction.about["starts_s"]
+    origin_s = min(starts_s.values()) if starts_s else 0.0
+    video: Any = None
+    sound = _sound_track(out, audio) if audio else None
+    waiting: list[Any] = []  # packets of sound that come before the first frame
+    for packet in source.demux(tracks):
+        if audio and packet.stream is audio:
+            if sound and packet.dts is not None:
+                packet.stream = sound
+                waiting.append(packet)
+        else:
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            for frame in frames:
+                drawn = draw(
+                    prediction, _shrunk(upright(frame, _aspect(picture), turn_of(frame))), (frame.time or 0) - origin_s
+                )
+                if video is None:
+                    video = out.add_stream("libx264", rate=picture.average_rate or 25, options=_OPTIONS)
+                    video.height, video.width, video.pix_fmt = *drawn.shape[:2], "yuv420p"
+                    video.codec_context.time_base = picture.time_base
+                done = av.VideoFrame.from_ndarray(drawn, format="rgb24")
+                done.pts, done.time_base = frame.pts, picture.time_base
+                out.mux(video.encode(done))
+        if video is not None:
+            for held in waiting:
+                out.mux(held)
+            waiting = []
+    if video is None:
+        raise MediaError("no picture")
+    out.mux(video.encode())
+
+
+def _sound_track(out: Any, audio: Any) -> Any:
+    """Return a track that packets are copied to; None if an mp4 cannot hold the codec."""
+    try:
+        return out.add_stream_from_template(audio)
+    except (av.FFmpegError, ValueError):
+        return None
+
+
+def _aspect(picture: Any) -> float:
+    return float(picture.sample_aspect_ratio or 1)
+
+
+def _shrunk(frame: np.ndarray) -> np.ndarray:
+    """Return a frame of even sides, at most 1280 px."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, _LONGEST_SIDE / max(height, width))
+    size = (2 * round(scale * width / 2), 2 * round(scale * height / 2))
+    return frame if size == (width, height) else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def draw(prediction: Prediction, frame: np.ndarray, time_s: float) -> np.ndarray:
+    """Draw what is said at `time_s` into a frame, and return it; boxes are scaled from the film's own size."""
+    scale = frame.shape[1] / prediction.about.get("width", frame.shape[1])
+    thick = max(1, round(frame.shape[0] / 360))
+    for number, person in enumerate(prediction.people):
+        place = nearest_window(person, time_s)
+        if place is None:
+            continue
+        colour = _COLOURS[number % len(_COLOURS)]
+        x, y, w, h = person.box[place] * scale
+        label = prediction.label_at(person, place)
+        if not np.isnan(x):
+            cv2.rectangle(frame, (round(x), round(y)), (round(x + w), round(y + h)), colour, thick)
+            _text(frame, label, (round(x), max(12 * thick, round(y) - 4 * thick)), colour, thick)
+        if person.main:
+            _bars(frame, prediction.label_names, person.smooth[place], thick)
+    return frame
+
+
+def nearest_window(person: Person, time_s: float) -> int | None:
+    """Return the window of a person whose middle is nearest to a time, None if none is within 0.6 s."""
+    if not len(person.step):
+        return None
+    middle_s = (person.step + person.n_frames / 2) * STEP_S
+    place = int(np.abs(middle_s - time_s).argmin())
+    inside = (
+        person.step[place] * STEP_S <= time_s + 1e-6 <= (person.step[place] + person.n_frames[place]) * STEP_S + STEP_S
+    )
+    return place if inside or abs(middle_s[place] - time_s) <= 0.6 else None
+
+
+def _bars(frame: np.ndarray, names: tuple[str, ...], probability: np.ndarray, thick: int) -> None:
+    step, wide = 13 * thick, 60 * thick
+    for place, (name, share) in enumerate(zip(names, probability, strict=True)):
+        y = (place + 1) * step
+        _text(frame, name, (4 * thick, y), (255, 255, 255), thick)
+        if not np.isnan(share):
+            left = 70 * thick
+            cv2.rectangle(
+                frame, (left, y - 8 * thick), (left + max(1, round(wide * float(share))), y), (255, 255, 255), -1
+            )
+
+
+def _text(frame: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int], thick: int) -> None:
+    for shade, width in (((0, 0, 0), 3 * thick), (colour, thick)):
+        cv2.putText(frame, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thick, shade, width, cv2.LINE_AA)

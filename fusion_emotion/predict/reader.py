@@ -1,0 +1,244 @@
+"""A film or a sound as steps of 0.2 s, each track read once, in memory that does not grow with the length."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import Int16, UInt8
+
+from fusion_emotion.cores import cores
+from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.sound import Decoder, first_heard, resampled
+from fusion_emotion.prepare.video import is_earlier_nearest, picture_stream, turn_of, upright
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+
+_STEP_S = 1 / FRAME_RATE_HZ
+_FRAME_S = 0.04  # duration of a frame, if the file does not say
+_MOST_PIXELS = 100_000_000  # of a frame; one of 8K has 33 million
+_BEFORE_S = 1.0  # read before the first step that is asked for: the frame before it may be the nearer one
+_NO_SOUND = np.zeros(0, np.int16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """0.2 s of a film: the upright RGB frame of its middle, None if there is no picture, and its sound at 16 kHz."""
+
+    frame: UInt8[np.ndarray, "H W 3"] | None
+    sound: Int16[np.ndarray, "n"]  # 3200 samples, fewer at the end of the sound; empty: none
+
+
+class Reader:
+    """Yields the steps of a file or an address, from step `start` on; both tracks are counted from one origin.
+
+    Frames, sound and number of steps are those of `prepare.media.Film`. `lacks` names a track that is missing.
+    Raises MediaError if there is none at all, or the file cannot be opened.
+    """
+
+    def __init__(self, source: str, *, picture: bool = True, sound: bool = True, start: int = 0):
+        self.lacks: list[str] = []
+        self.picture: _Picture | None = None
+        self.sound: _Sound | None = None
+        self._start = start
+        try:
+            with _opened(source) as file:
+                self.duration_s = file.duration / av.time_base if file.duration else None  # as the container says
+                self.format = file.format.name
+            with self._noted():
+                self.picture = _Picture(source) if picture else None
+            with self._noted():
+                self.sound = _Sound(source) if sound else None
+        except (av.FFmpegError, OSError, ValueError) as error:
+            said = reason(error) if isinstance(error, av.FFmpegError) else str(error)
+            raise MediaError(f"it cannot be opened: {said}") from error
+        starts_s = [track.start_s for track in (self.picture, self.sound) if track]
+        if not starts_s:
+            raise MediaError("; ".join(self.lacks) or "no picture and no sound that this model reads")
+        self._origin_s = min(starts_s)
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except MediaError as error:
+            self.lacks.append(str(error))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What went wrong while the tracks were read."""
+        return [warning for track in (self.picture, self.sound) if track for warning in track.warnings]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the file says of itself."""
+        starts_s = {
+            name: round(track.start_s, 4)
+            for name, track in (("picture", self.picture), ("sound", self.sound))
+            if track is not None
+        }
+        about = {"format": self.format, "duration_s": self.duration_s, "starts_s": starts_s}
+        return about | (self.picture.about if self.picture else {}) | (self.sound.about if self.sound else {})
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield the steps, in order."""
+        pictures = self.picture.steps(self._origin_s, self._start) if self.picture else iter(())
+        sounds = self.sound.steps(self._origin_s, self._start) if self.sound else iter(())
+        ahead: list[np.ndarray] = []  # sound that is read before its step
+        has_picture = self.picture is not None
+        for step in itertools.count(self._start):
+            frame = None
+            if has_picture:
+                frame, is_over = next(pictures)
+                if is_over and self.picture:
+                    has_picture = False
+                    ahead += itertools.islice(sounds, 3 - len(ahead))
+                    sound_s = _STEP_S * step + sum(map(len, ahead)) / SAMPLE_RATE_HZ
+                    # Sound that outlasts the picture by less than a step adds no step.
+                    if sound_s <= self.picture.end_s - self._origin_s + _STEP_S:
+                        return
+            chunk = ahead.pop(0) if ahead else next(sounds, _NO_SOUND)
+            # Without a picture, a step counts if the sound reaches its middle, as in `sample_times`.
+            if not has_picture and (len(chunk) <= SAMPLES_PER_FRAME // 2 if step else not len(chunk)):
+                return
+            yield Step(frame, chunk)
+
+
+class _Picture:
+    """The picture track of a source; `end_s` is known once it has been read."""
+
+    def __init__(self, source: str):
+        self._source = source
+        self.warnings: list[str] = []
+        self.end_s = 0.0
+        with _opened(source) as file:
+            stream = picture_stream(file)
+            if stream.width * stream.height > _MOST_PIXELS:
+                size = f"{stream.width}x{stream.height} px"
+                raise MediaError(f"the picture is of {size}: at most {_MOST_PIXELS // 10**6} megapixels are read")
+            self._aspect = float(stream.sample_aspect_ratio or 1)
+            rate, codec = stream.average_rate, stream.codec_context.name
+        with contextlib.closing(self._decoded(None)) as frames:
+            first = next(frames, None)
+        if first is None:
+            raise MediaError("the picture cannot be decoded: no frame is whole")
+        self.start_s, frame = first
+        self._turn = turn_of(frame)
+        self.shape = upright(frame, self._aspect, self._turn).shape[:2]  # height and width
+        self.about = {
+            "codec": codec,
+            "fps_mean": float(rate) if rate else None,
+            "width": self.shape[1],
+            "height": self.shape[0],
+            "pixel_aspect": self._aspect,
+        }
+
+    def steps(self, origin_s: float, start: int) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, bool]]:
+        """Yield the frame of each step, None before the first frame; at last (None, True)."""
+        step = start
+        before: tuple[float, av.VideoFrame] | None = None
+
+        def chosen(frame: av.VideoFrame) -> np.ndarray | None:
+            is_shown = round((step + 1) * _STEP_S + origin_s - self.start_s, 6) > 0
+            return upright(frame, self._aspect, self._turn) if is_shown else None
+
+        for time_s, frame in self._decoded(start * _STEP_S + origin_s if start else None):
+            while (middle_s := (step + 0.5) * _STEP_S + origin_s) <= time_s:
+                is_nearer = before and is_earlier_nearest(before[0], middle_s, time_s)
+                yield chosen(before[1] if before and is_nearer else frame), False
+                step += 1
+            before = time_s, frame
+        count = max(1, math.ceil(round((self.end_s - origin_s) * FRAME_RATE_HZ - 0.5, 9)))
+        while before and step < count:
+            yield chosen(before[1]), False
+            step += 1
+        yield None, True
+
+    def _decoded(self, from_s: float | None) -> Generator[tuple[float, av.VideoFrame]]:
+        """Yield each frame with its time on the clock of the file; `from_s` is sought, None: from the start."""
+        end_s, last_s, gap_s, n_lost, n_packets = -math.inf, -math.inf, _FRAME_S, 0, 0
+        with _opened(self._source) as file:
+            stream = picture_stream(file)
+            # libav must not log to Python (`media.quiet`): its threads would wait for the lock that ends them.
+            stream.thread_type, stream.codec_context.thread_count = "AUTO", cores()
+            unit_s = float(stream.time_base or 0)
+            if from_s is not None:
+                with contextlib.suppress(av.FFmpegError):
+                    file.seek(int((from_s - _BEFORE_S) / unit_s), stream=stream, backward=True)
+            try:
+                for packet in file.demux(stream):
+                    n_packets += 1
+                    if packet.pts is not None and packet.size and not packet.is_discard:
+                        end_s = max(end_s, (packet.pts + (packet.duration or 0)) * unit_s)
+                    try:
+                        frames = packet.decode()
+                    except av.error.InvalidDataError:
+                        n_lost += 1
+                        continue
+                    for frame in frames:
+                        # A frame without a stamp follows the one before.
+                        time_s = max(0.0, last_s + gap_s) if frame.pts is None else frame.pts * unit_s
+                        if time_s <= last_s:
+                            continue
+                        gap_s = time_s - last_s if math.isfinite(last_s) else gap_s
+                        last_s = time_s
+                        yield time_s, frame
+            except av.FFmpegError as error:
+                self.warnings.append(f"the picture ends after {last_s:.1f} s: {reason(error)}")
+        if n_lost:
+            self.warnings.append(f"{n_lost} of {n_packets} packets of the picture cannot be decoded")
+        self.end_s = end_s if end_s > last_s else last_s + gap_s
+
+
+class _Sound:
+    """The first audio track with a signal of a source, at 16 kHz."""
+
+    def __init__(self, source: str):
+        self._source = source
+        self.warnings: list[str] = []
+        self._track, self._channel, self.start_s, rate_hz = first_heard(source)
+        if self._channel is not None:
+            self.warnings.append(f"the channels cancel each other, so the sound is channel {self._channel + 1} alone")
+        self.about = {"audio_rate_hz": rate_hz}
+
+    def steps(self, origin_s: float, start: int) -> Iterator[Int16[np.ndarray, "n"]]:
+        """Yield the sound of each step, and at last the rest.
+
+        Sound is decoded from its start, whatever `start` is: it is fast, and a decoder that begins elsewhere begins
+        with other samples.
+        """
+        decoder = Decoder(self._source, self._track, self._channel)
+        held = np.zeros(round((self.start_s - origin_s) * SAMPLE_RATE_HZ), np.int16)
+        step = 0
+        try:
+            for block in resampled(decoder):
+                held = np.concatenate([held, block])
+                n_steps = len(held) // SAMPLES_PER_FRAME
+                for place in range(n_steps):
+                    if step + place >= start:
+                        yield held[place * SAMPLES_PER_FRAME : (place + 1) * SAMPLES_PER_FRAME]
+                step, held = step + n_steps, held[n_steps * SAMPLES_PER_FRAME :]
+        except (av.FFmpegError, MediaError) as error:
+            said = reason(error) if isinstance(error, av.FFmpegError) else str(error)
+            self.warnings.append(f"the sound ends after {step * _STEP_S:.1f} s: {said}")
+        if len(held) and step >= start:
+            yield held
+        if decoder.note:
+            self.warnings.append(decoder.note)
+
+
+def _opened(source: str) -> "av.container.InputContainer":
+    # A server may stay silent for 20 s.
+    return av.open(source, metadata_errors="replace", options={"rw_timeout": "20000000"} if "://" in source else {})
+
+
+def duration_s(source: str) -> float:
+    """Return the length that a file gives itself in seconds, 0 if it gives none or cannot be opened."""
+    try:
+        with _opened(source) as file:
+            return file.duration / av.time_base if file.duration else 0.0
+    except (av.FFmpegError, OSError, ValueError):
+        return 0.0

@@ -1,0 +1,219 @@
+"""A trained model that judges recordings: `Recognizer.load("runs/sample")("talk.mp4")`."""
+
+import collections
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.resources
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from fusion_emotion import config as config_
+from fusion_emotion.errors import UserError, unknown_name
+from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
+from fusion_emotion.predict.journal import Journal, Memory, Row
+from fusion_emotion.predict.notice import notice
+from fusion_emotion.predict.people import Look, People
+from fusion_emotion.predict.prediction import Prediction, Timeline, warnings_of
+from fusion_emotion.predict.reader import Reader
+from fusion_emotion.predict.windows import Model, windows
+from fusion_emotion.prepare import hardware
+from fusion_emotion.prepare.detectors import create_detector
+from fusion_emotion.prepare.media import check_whole
+from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.settings import Settings
+
+_PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "numpy")
+_DETECTOR_SIZES = {"insightface": (192, 512), "centerface": (320, 640)}
+_STEPS_OF_SMOOTHING = 4  # before a crop, see `people`
+
+Progress = Callable[[int], None]  # called with the number of steps done
+
+
+class Recognizer:
+    """A model with its face detector; compiled at first use. It keeps nothing of what it has judged."""
+
+    def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any], run: Mapping[str, Any]):
+        self._model = Model(load_model(folder))
+        self.label_names = self._model.loaded.label_names
+        self.about = self._model.loaded.about
+        self.settings = dict(settings)
+        self._run = run
+        digest = hashlib.sha256((folder / ABOUT).read_bytes() + (folder / WEIGHTS).read_bytes())
+        self._digest = digest.hexdigest()
+        self._detector: Any = None
+
+    @classmethod
+    def load(
+        cls, model: str | pathlib.Path, *, insightface_root: str = "~/.insightface", **settings: Any
+    ) -> "Recognizer":
+        """Load a released model by its name, or that of a workdir.
+
+        `settings` are fields of the section `predict` of `fusion_emotion/config.py`. Raises UserError.
+        """
+        config = config_.defaults().to_dict()
+        if unknown := settings.keys() - config["predict"].keys():
+            raise unknown_name("setting", sorted(unknown)[0], tuple(config["predict"]))
+        config["predict"] |= settings
+        config["run"]["insightface_root"] = insightface_root
+        config_.check(config)
+        return cls(find(str(model)), config["predict"], config["run"])
+
+    def __call__(self, source: str | pathlib.Path) -> Prediction:
+        """Judge a film, a sound or a picture, by its path or address. Raises UserError if there is nothing to read."""
+        try:
+            return self.predict(str(source))
+        except MediaError as error:
+            raise UserError(f"{source}: {error}") from error
+
+    def predict(
+        self, source: str, *, kept: Journal | Memory | None = None, progress: Progress | None = None
+    ) -> Prediction:
+        """Judge a recording; a journal keeps its rows, and a later call goes on from there. Raises MediaError."""
+        kept = kept or Memory()
+        if pathlib.Path(source).is_file():
+            check_whole(pathlib.Path(source))
+        elif "://" not in source:
+            raise MediaError("there is no such file")
+        go_on = kept.go_on or {"first": 0, "skip": 0, "people": None, "is_over": False}
+        reader = Reader(source, picture=self._model.sees, sound=self._model.hears, start=go_on["first"])
+        if not go_on["is_over"]:
+            for rows, behind in self._blocks(reader, go_on):
+                kept.append(rows, behind)
+                if progress:
+                    progress(behind["skip"])
+        return self._finished(source, reader, kept.rows())
+
+    def key(self, source: str) -> dict[str, Any]:
+        """What the rows of a source depend on."""
+        path = pathlib.Path(source)
+        status = path.stat() if path.is_file() else None
+        return {
+            "source": str(path.absolute()) if status else source,
+            "file": [status.st_size, status.st_mtime_ns] if status else [],
+            "model": self._digest,
+            "people": self.settings["people"],
+            "detector": self.settings["detector"],
+            "versions": _versions(),
+        }
+
+    def _blocks(self, reader: Reader, go_on: Mapping[str, Any]) -> Iterator[tuple[list[Row], dict[str, Any]]]:
+        """Yield the rows of a recording in blocks, each with what a later call needs to go on behind it."""
+        first, step, before = go_on["first"], go_on["skip"], go_on["people"]
+        seen: dict[int, dict[str, Any]] = {}
+        states: collections.deque[tuple[int, Any]] = collections.deque([(first, before)])
+        people = People(self._preparation(), self._finder() if reader.picture else None, before)
+
+        def looks() -> Iterator[Look]:
+            for number, (look, state) in enumerate(people.looks(reader, first=first), start=first):
+                seen[number] = {str(i): _brief(sight) for i, sight in look.people.items()}
+                if state is not None:
+                    states.append((number, state))
+                yield look
+
+        for block in windows(looks(), self._model, everyone=self.settings["people"] == "all", first=first, skip=step):
+            rows = [_row(window, seen.get(window.step, {})) for window in block]
+            step = block[-1].step + 1
+            for number in [number for number in seen if number < step]:
+                del seen[number]
+            # Smoothing and missing faces of the next window look back.
+            while len(states) > 1 and states[1][0] <= step - self._model.n_frames - _STEPS_OF_SMOOTHING:
+                states.popleft()
+            begin, state = states[0]
+            yield rows, {"first": begin, "skip": step, "people": state, "is_over": False}
+        rest = [{"step": number, "seen": seen[number]} for number in sorted(seen) if number >= step]
+        yield rest, {"first": 0, "skip": step, "people": None, "is_over": True}
+
+    def _finished(self, source: str, reader: Reader, rows: Iterable[Row]) -> Prediction:
+        timeline = Timeline(rows)
+        if not (timeline.has_face or timeline.has_voice):
+            lacks = [*reader.lacks, *(["no face in the picture"] if reader.picture else [])]
+            raise MediaError(f"nothing to read: {'; '.join(lacks) or 'no face and no voice'}")
+        shape = {
+            "n_classes": len(self.label_names),
+            "temperature": float(self.about["temperature"]),
+            "smoothing_s": self.settings["smoothing_s"],
+        }
+        main = timeline.person(timeline.main(), main=True, **shape)
+        people = [main]
+        if self.settings["people"] == "all":
+            people += [timeline.person(number, main=False, **shape) for number in timeline.others()]
+        warnings = [*reader.lacks, *reader.warnings, *warnings_of(timeline, main)]
+        if others := timeline.others():
+            warnings.append(
+                f"{len(others) + 1} people were seen; the voice was given to {main.name}, the largest and most central"
+            )
+        return Prediction(
+            source=source,
+            label_names=self.label_names,
+            people=tuple(people),
+            n_steps=timeline.n_steps,
+            about=reader.about,
+            model={**{name: self.about[name] for name in _TOLD if name in self.about}, "sha256": self._digest},
+            settings={**self.settings, "temperature": shape["temperature"], "window_s": self._model.n_frames / 5},
+            warnings=tuple(warnings),
+            notice=notice(self.about),
+        )
+
+    def _preparation(self) -> Settings:
+        """Preparation as the model was trained with, and the detector that was asked for."""
+        config = config_.completed({"prepare": dict(self._model.loaded.config["prepare"]), "run": dict(self._run)})
+        detector = self.settings["detector"]
+        if detector and detector != config["prepare"]["detector"]:
+            config["prepare"] |= {"detector": detector, "detector_sizes": _DETECTOR_SIZES[detector]}
+        config["run"]["decoder"] = "cpu"
+        return hardware.resolve(Settings.from_config(config))
+
+    def _finder(self) -> Any:
+        self._detector = self._detector or create_detector(self._preparation())
+        return self._detector
+
+
+_TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "label_names")
+
+
+def find(name: str) -> pathlib.Path:
+    """Return the folder of a model by the name of a released one, or the path of a workdir. Raises UserError."""
+    weights = pathlib.Path(str(importlib.resources.files("fusion_emotion"))) / "released"
+    released = sorted(path.name for path in weights.iterdir()) if weights.is_dir() else []
+    if name in released:
+        return weights / name
+    if not pathlib.Path(name).expanduser().exists():
+        there = f"one of {', '.join(released)}" if released else "no model is released yet"
+        raise UserError(f"model {name!r} is unknown: give the workdir of a finished training ({there})")
+    return model_folder(pathlib.Path(name).expanduser())
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES if _is_installed(name)}
+
+
+def _is_installed(name: str) -> bool:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return bool(importlib.metadata.version(name))
+    return False
+
+
+def _brief(sight: Any) -> list[float | None]:
+    """Return what a row keeps of a sight: box, score, weight and motion."""
+    box = [round(float(x), 2) for x in sight.box]
+    moves = None if sight.motion is None else round(sight.motion, 5)
+    return [*box, round(sight.score, 4), round(sight.weight, 2), moves]
+
+
+def _row(window: Any, seen: dict[str, Any]) -> Row:
+    def numbers(log_prob: Any) -> list[float]:
+        return [round(float(x), 5) for x in log_prob]
+
+    return {
+        "step": window.step,
+        "n": window.n_frames,
+        "speech": round(window.speech, 4),
+        "clipped": round(window.clipped, 5),
+        "voice": None if window.voice is None else numbers(window.voice),
+        "both": {str(i): numbers(log_prob) for i, log_prob in window.both.items()},
+        "face": {str(i): numbers(log_prob) for i, log_prob in window.face.items()},
+        "found": {str(i): round(share, 3) for i, share in window.found.items()},
+        "seen": seen,
+    }

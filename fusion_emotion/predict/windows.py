@@ -1,0 +1,196 @@
+"""Windows of a film through a model: what the voice, each face, and both together say."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import webrtcvad
+from jaxtyping import Float
+
+from fusion_emotion.models.batch import Batch
+from fusion_emotion.models.weights import LoadedModel
+from fusion_emotion.predict.people import Look, Sight
+from fusion_emotion.prepare.faces import nearest_found
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+
+BLOCK = 50  # windows, 10 s: written at once, and each begins a voice detector of its own
+_BATCH = 32  # examples that the network is compiled for
+_FULL_SCALE = 32_700  # a little less than int16 holds: a resampled clipped wave
+_VAD_MODE = 2  # of 0 to 3, from lenient to strict
+_VAD_FRAME = SAMPLE_RATE_HZ // 50  # samples; 10, 20 or 30 ms are allowed
+
+LogProb = Float[np.ndarray, "classes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What was judged from a step on; log-probabilities without temperature, None where it was not there."""
+
+    step: int
+    n_frames: int
+    voice: LogProb | None
+    both: Mapping[int, LogProb]  # by person: this face with the voice
+    face: Mapping[int, LogProb]
+    found: Mapping[int, float]  # share of the steps with this face
+    speech: float  # share of the window with a voice
+    clipped: float  # share of its samples at full scale
+
+
+class Model:
+    """A loaded model, compiled for batches of windows."""
+
+    def __init__(self, loaded: LoadedModel):
+        self.loaded = loaded
+        self.modalities = loaded.config["model"]["modalities"].split("+")
+        self.n_frames = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
+        self.face_size = int(loaded.config["prepare"]["face_size"])
+        self.sees, self.hears = "video" in self.modalities, "audio" in self.modalities
+
+        @jax.jit
+        def log_prob(variables: Any, batch: Batch) -> jax.Array:
+            logits: Any = loaded.net.apply(variables, batch, train=False)
+            return jax.nn.log_softmax(logits)
+
+        self._log_prob = functools.partial(log_prob, jax.device_put(dict(loaded.variables)))
+
+    def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
+        """The log-probabilities of examples."""
+        parts = []
+        for start in range(0, len(examples), _BATCH):
+            chosen = examples[start : start + _BATCH]
+            filled = chosen + chosen[:1] * (_BATCH - len(chosen))
+            batch = {name: np.stack([example[name] for example in filled]) for name in chosen[0]}
+            parts.append(np.asarray(self._log_prob(batch))[: len(chosen)])
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.loaded.label_names)), np.float32)
+
+
+def windows(
+    looks: Iterable[Look], model: Model, *, everyone: bool = False, first: int = 0, skip: int = 0
+) -> Iterator[list[Window]]:
+    """Yield the windows of a film in blocks of 10 s; one begins at each step that leaves room for a whole one.
+
+    `first` is the number of the first look, `skip` that of the first window: the looks before it only complete faces. A
+    film that is shorter than a window is one window. With `everyone` each face is also judged without the voice.
+    """
+    n, held = model.n_frames, collections.deque[Look]()
+    examples = _Examples(model, everyone)
+    base = first  # number of the first look in `held`
+    step = skip
+    total = first
+    for look in looks:
+        examples.hear(total, look)
+        held.append(look)
+        total += 1
+        # A face that is missing at the end of a window is taken from up to a window later.
+        while total >= step + 2 * n:
+            if (block := examples.add(step, held, base, n)) is not None:
+                yield block
+            step += 1
+            while base < step - n:
+                held.popleft()
+                base += 1
+    if total > first:
+        last = max(0, total - n)
+        for number in range(step, last + 1):
+            if (block := examples.add(number, held, base, min(n, total - number))) is not None:
+                yield block
+    if examples.pending:
+        yield examples.finish()
+
+
+class _Examples:
+    """Collects the examples of a block of windows, and runs the model on them together."""
+
+    def __init__(self, model: Model, everyone: bool):
+        self._model, self._everyone = model, everyone
+        self.pending: list[dict[str, Any]] = []
+        self._batch: list[Batch] = []
+        self._vad = webrtcvad.Vad(_VAD_MODE)
+        self._voiced = dict[int, float]()  # share of each step
+
+    def hear(self, step: int, look: Look) -> None:
+        """Look for a voice in the sound of a step."""
+        if step % BLOCK == 0:
+            # Its memory of the noise begins anew, so that a run that goes on hears the same.
+            self._vad = webrtcvad.Vad(_VAD_MODE)
+        sound = look.sound
+        frames = [sound[i : i + _VAD_FRAME] for i in range(0, len(sound) - _VAD_FRAME + 1, _VAD_FRAME)]
+        voiced = sum(self._vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames)
+        self._voiced[step] = voiced * _VAD_FRAME / SAMPLES_PER_FRAME
+        self._voiced.pop(step - 4 * self._model.n_frames - BLOCK, None)
+
+    def add(self, step: int, held: "collections.deque[Look]", base: int, n_frames: int) -> list[Window] | None:
+        """Add the window of `n_frames` at `step`; return the finished block at its end."""
+        looks = list(held)
+        inside = looks[step - base : step - base + n_frames]
+        sound = np.concatenate([look.sound for look in inside]) if self._model.hears else np.zeros(0, np.int16)
+        people = sorted({person for look in inside for person in look.people}) if self._model.sees else []
+        wanted: list[tuple[str, int]] = []
+        if len(sound):
+            wanted.append(("voice", -1))
+            self._batch.append(self._example(None, sound, n_frames))
+        for person in people:
+            faces = self._faces(looks, step - base, n_frames, person)
+            if len(sound):
+                wanted.append(("both", person))
+                self._batch.append(self._example(faces, sound, n_frames))
+            # The voice is the main person's, who is known at the end: everyone else is judged by the face.
+            if self._everyone or not len(sound):
+                wanted.append(("face", person))
+                self._batch.append(self._example(faces, sound[:0], n_frames))
+        speech = [self._voiced.get(number, 0.0) for number in range(step, step + n_frames)]
+        found = {person: sum(person in look.people for look in inside) / n_frames for person in people}
+        self.pending.append(
+            {
+                "step": step,
+                "n_frames": n_frames,
+                "wanted": wanted,
+                "found": found,
+                "speech": float(np.mean(speech)),
+                "clipped": float(np.mean(np.abs(sound.astype(np.int32)) >= _FULL_SCALE)) if len(sound) else 0.0,
+            }
+        )
+        return self.finish() if (step + 1) % BLOCK == 0 else None
+
+    def finish(self) -> list[Window]:
+        """Return the windows of the block."""
+        log_probs = iter(self._model(self._batch))
+        done = []
+        for entry in self.pending:
+            said: dict[str, dict[int, LogProb]] = {"voice": {}, "both": {}, "face": {}}
+            for kind, person in entry.pop("wanted"):
+                said[kind][person] = next(log_probs)
+            done.append(Window(voice=said["voice"].get(-1), both=said["both"], face=said["face"], **entry))
+        self.pending, self._batch = [], []
+        return done
+
+    def _faces(self, looks: list[Look], start: int, n_frames: int, person: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the crops of a person's window, each missing one taken from the nearest step, and where they are."""
+        around = looks[max(0, start - n_frames + 1) : start + 2 * n_frames - 1]
+        offset = start - max(0, start - n_frames + 1)
+        seen: list[Sight | None] = [look.people.get(person) for look in around]
+        nearest = nearest_found(np.array([sight is not None for sight in seen]))
+        crops = [sight.crop for i in nearest[offset : offset + n_frames] if (sight := seen[i])]
+        return np.stack(crops), np.array([sight is not None for sight in seen[offset : offset + n_frames]])
+
+    def _example(self, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray, n_frames: int) -> Batch:
+        """Return an example of the network's contract (`models.batch`), padded to the model's window."""
+        n, side = self._model.n_frames, self._model.face_size
+        crops, found = faces or (np.zeros((n_frames, side, side, 3), np.uint8), np.zeros(n_frames, bool))
+        padding = n - n_frames
+        return {
+            "faces": np.concatenate([crops, np.repeat(crops[-1:], padding, axis=0)]),
+            "face_found": np.pad(found, (0, padding)),
+            "n_frames": np.int32(n_frames),
+            "waveform": np.pad(sound, (0, n * SAMPLES_PER_FRAME - len(sound))),
+            "n_samples": np.int32(max(1, len(sound))),
+            "has_video": np.bool_(found.any()),
+            "has_audio": np.bool_(len(sound) > 0),
+            "label": np.int32(0),
+            "clip": np.int32(0),
+            "mask": np.bool_(True),
+        }
