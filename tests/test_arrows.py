@@ -19,6 +19,7 @@ ARROWS = {
     "evaluate": {"corpora", "input", "models", "prepare.records", "train"},
     "experiments": {"corpora", "evaluate", "input", "prepare.records", "train.writer"},
     "analyse": {"corpora", "evaluate", "input", "models", "prepare.records", "train.devices"},
+    "predict": {"corpora.clip", "evaluate.table", "models", "pages.timeline", "prepare"},
     "pages": {
         *("corpora", "input", "models.batch", "models.frontend", "models.strip", "prepare.records"),
         *(f"evaluate.{name}" for name in ("answers", "metrics", "statistics", "table")),
@@ -95,6 +96,10 @@ def test_preparation_loads_no_jax():
     loaded = loaded_after(modules("prepare"))
     assert "decord" in loaded
     assert not {"jax", "flax"} & loaded
+
+
+def test_the_package_loads_nothing_before_a_recogniser_is_asked_for():
+    assert not {"jax", "av", "cv2", "numpy"} & loaded_after("import fusion_emotion")
 
 
 def test_launch_loads_neither_before_a_mode_runs():

@@ -38,11 +38,9 @@ def _address(source: str, folder: pathlib.Path | None) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def notebook(prediction: Any) -> str:
-    """Return the viewer as a frame of a notebook."""
-    from fusion_emotion.predict.outputs import described
-
-    content = html.escape(page([(described(prediction), prediction.source)]), quote=True)
+def notebook(described: Mapping[str, Any], source: str) -> str:
+    """Return the viewer of a prediction, as its JSON, as a frame of a notebook."""
+    content = html.escape(page([(described, source)]), quote=True)
     return f'<iframe srcdoc="{content}" style="width:100%;height:640px;border:0"></iframe>'
 
 

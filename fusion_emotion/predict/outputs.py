@@ -28,6 +28,8 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for form in sorted(formats, key=lambda form: form == "json"):
+            if form == "mp4" and "width" not in prediction.about:
+                continue  # a voice has no film
             path = folder / f"{name}.{_SUFFIXES.get(form, form)}"
             with atomic(path) as partial:
                 if form == "json":

@@ -14,6 +14,7 @@ from fusion_emotion.prepare.video import picture_stream, turn_of, upright
 
 _LONGEST_SIDE = 1280  # px; a larger film is shrunk
 _COLOURS = ((80, 200, 120), (240, 170, 60), (120, 150, 250), (230, 110, 200))  # of the people, RGB
+_WHITE = (255, 255, 255)
 _OPTIONS = {"preset": "veryfast", "crf": "23"}
 
 
@@ -121,17 +122,24 @@ def nearest_window(person: Person, time_s: float) -> int | None:
 
 
 def _bars(frame: np.ndarray, names: tuple[str, ...], probability: np.ndarray, thick: int) -> None:
-    step, wide = 13 * thick, 60 * thick
+    step, left, wide = 13 * thick, 70 * thick, 60 * thick
+    panel = frame[: (len(names) + 1) * step, : left + wide + 6 * thick]
+    panel //= 3
     for place, (name, share) in enumerate(zip(names, probability, strict=True)):
         y = (place + 1) * step
-        _text(frame, name, (4 * thick, y), (255, 255, 255), thick)
+        _write(frame, name, (4 * thick, y), _WHITE, thick)
         if not np.isnan(share):
-            left = 70 * thick
-            cv2.rectangle(
-                frame, (left, y - 8 * thick), (left + max(1, round(wide * float(share))), y), (255, 255, 255), -1
-            )
+            cv2.rectangle(frame, (left, y - 8 * thick), (left + max(1, round(wide * float(share))), y), _WHITE, -1)
 
 
 def _text(frame: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int], thick: int) -> None:
-    for shade, width in (((0, 0, 0), 3 * thick), (colour, thick)):
-        cv2.putText(frame, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thick, shade, width, cv2.LINE_AA)
+    """Write on a dark ground."""
+    (wide, high), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thick, thick)
+    x, y = place
+    ground = frame[max(0, y - high - 2) : y + below, max(0, x - 2) : x + wide + 2]
+    ground //= 3
+    _write(frame, text, place, colour, thick)
+
+
+def _write(frame: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int], thick: int) -> None:
+    cv2.putText(frame, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thick, colour, thick, cv2.LINE_AA)

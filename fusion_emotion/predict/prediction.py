@@ -295,8 +295,9 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         from fusion_emotion.pages.timeline import notebook
+        from fusion_emotion.predict.outputs import described
 
-        return notebook(self)
+        return notebook(described(self), self.source)
 
 
 def warnings_of(timeline: Timeline, main: Person) -> list[str]:

@@ -21,6 +21,8 @@ _STEP_S = 1 / FRAME_RATE_HZ
 _FRAME_S = 0.04  # duration of a frame, if the file does not say
 _MOST_PIXELS = 100_000_000  # of a frame; one of 8K has 33 million
 _BEFORE_S = 1.0  # read before the first step that is asked for: the frame before it may be the nearer one
+# Formats whose time stamps are the same after a seek; others are decoded from the start.
+_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _NO_SOUND = np.zeros(0, np.int16)
 
 
@@ -101,10 +103,17 @@ class Reader:
                     if sound_s <= self.picture.end_s - self._origin_s + _STEP_S:
                         return
             chunk = ahead.pop(0) if ahead else next(sounds, _NO_SOUND)
-            # Without a picture, a step counts if the sound reaches its middle, as in `sample_times`.
-            if not has_picture and (len(chunk) <= SAMPLES_PER_FRAME // 2 if step else not len(chunk)):
+            if not has_picture and not self._counts(step, len(chunk)):
                 return
             yield Step(frame, chunk)
+
+    def _counts(self, step: int, n_samples: int) -> bool:
+        """True if sound alone makes a step: where it reaches the middle, and a first one in any case."""
+        if not step:
+            return n_samples > 0
+        if self.picture:  # as in `sample_times`
+            return n_samples > SAMPLES_PER_FRAME // 2
+        return round(step + n_samples / SAMPLES_PER_FRAME) > step  # as in `segments.n_times`
 
 
 class _Picture:
@@ -137,7 +146,7 @@ class _Picture:
         }
 
     def steps(self, origin_s: float, start: int) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, bool]]:
-        """Yield the frame of each step, None before the first frame; at last (None, True)."""
+        """Yield the frame of each step, None before the first frame; at last that of a step which only sound makes."""
         step = start
         before: tuple[float, av.VideoFrame] | None = None
 
@@ -155,17 +164,18 @@ class _Picture:
         while before and step < count:
             yield chosen(before[1]), False
             step += 1
-        yield None, True
+        is_reached = before and round(step * _STEP_S + origin_s - self.end_s, 6) < 0
+        yield chosen(before[1]) if before and is_reached else None, True
 
     def _decoded(self, from_s: float | None) -> Generator[tuple[float, av.VideoFrame]]:
-        """Yield each frame with its time on the clock of the file; `from_s` is sought, None: from the start."""
+        """Yield each frame with its time on the clock of the file; `from_s` is sought where that is exact."""
         end_s, last_s, gap_s, n_lost, n_packets = -math.inf, -math.inf, _FRAME_S, 0, 0
         with _opened(self._source) as file:
             stream = picture_stream(file)
             # libav must not log to Python (`media.quiet`): its threads would wait for the lock that ends them.
             stream.thread_type, stream.codec_context.thread_count = "AUTO", cores()
             unit_s = float(stream.time_base or 0)
-            if from_s is not None:
+            if from_s is not None and file.format.name in _SEEKABLE:
                 with contextlib.suppress(av.FFmpegError):
                     file.seek(int((from_s - _BEFORE_S) / unit_s), stream=stream, backward=True)
             try:

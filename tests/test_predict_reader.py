@@ -1,0 +1,147 @@
+"""The reader of prediction gives the frames and the sound of preparation, from any step on."""
+
+import struct
+import zlib
+
+import av
+import numpy as np
+import pytest
+
+from films import ffmpeg, film
+from fusion_emotion.predict.reader import Reader, duration_s
+from fusion_emotion.prepare.media import Film
+from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.units import SAMPLES_PER_FRAME
+
+
+def moving(time: float) -> np.ndarray:
+    image = np.full((48, 64, 3), int(20 + 50 * time) % 250, np.uint8)
+    image[:24, :32, 0] = 200
+    return image
+
+
+FORMS = {
+    "plain": ("a.mp4", {}, ()),
+    "60 fps": ("a.mp4", {"fps": 60}, ()),
+    "variable rate": ("a.mp4", {"times": [0, 0.04, 0.5, 0.9, 0.95, 1.4, 2.2]}, ()),
+    "no sound": ("a.mp4", {"sound_s": 0}, ()),
+    "longer sound": ("a.mp4", {"sound_s": 4.3}, ()),
+    "sound longer by less than a step": ("a.mp4", {"sound_s": 2.45}, ()),
+    "shorter sound": ("a.mp4", {"sound_s": 1.1}, ()),
+    "turned": ("b.mp4", {}, ("-c", "copy")),
+    "square pixels": ("b.mkv", {}, ("-vf", "setsar=2/1", "-c:a", "copy")),
+    "webm": ("b.webm", {}, ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus", "-live", "1")),
+    "ts": ("b.ts", {}, ("-c:v", "libx264", "-preset", "ultrafast")),
+    "avi": ("b.avi", {}, ("-c:v", "mpeg4", "-c:a", "mp3")),
+    "late picture": ("b.mkv", {}, ("-c", "copy")),
+    "sound alone": ("b.flac", {}, ("-vn",)),
+    "still": ("b.png", {}, ("-frames:v", "1", "-an")),
+}
+BEFORE = {"turned": ("-display_rotation", "90"), "late picture": ("-itsoffset", "0.7")}
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def path(request, tmp_path_factory):
+    name, options, arguments = FORMS[request.param]
+    folder = tmp_path_factory.mktemp("form")
+    source = film(folder / "a.mp4", **{"seconds": 2.3, "size": (64, 48), "picture": moving, **options})
+    if name == "a.mp4":
+        return source
+    if request.param == "late picture":
+        sound = ("-i", str(source), "-map", "0:v", "-map", "1:a")
+        return ffmpeg(source, folder / name, *sound, *arguments, before=BEFORE[request.param])
+    return ffmpeg(source, folder / name, *arguments, before=BEFORE.get(request.param, ()))
+
+
+def test_frames_and_sound_are_those_of_preparation(path):
+    film, steps = Film(path), list(Reader(str(path)))
+    shown = [step.frame for step in steps if step.frame is not None]
+    expected = list(film.frames())
+    assert len(shown) == len(expected)
+    assert all((one == other).all() for one, other in zip(shown, expected, strict=True))
+    if len(film.shown):
+        assert [step.frame is not None for step in steps] == film.shown.tolist()
+    else:
+        assert len(steps) == round(len(film.waveform) / SAMPLES_PER_FRAME)
+    sound = np.concatenate([step.sound for step in steps])
+    np.testing.assert_array_equal(sound, film.waveform[: len(sound)])
+    assert len(sound) == min(len(film.waveform), len(steps) * SAMPLES_PER_FRAME)
+
+
+@pytest.mark.parametrize("start", [1, 7])
+def test_reading_goes_on_at_any_step(path, start):
+    whole, rest = list(Reader(str(path))), list(Reader(str(path), start=start))
+    if len(whole) <= start:
+        return
+    assert len(rest) == len(whole) - start
+    for one, other in zip(whole[start:], rest, strict=True):
+        assert (one.frame is None) == (other.frame is None)
+        assert one.frame is None or (one.frame == other.frame).all()
+        np.testing.assert_array_equal(one.sound, other.sound)
+
+
+def test_a_track_that_is_not_wanted_is_not_read(tmp_path):
+    path = str(film(tmp_path / "a.mp4"))
+    assert all(step.frame is None and len(step.sound) for step in Reader(path, picture=False))
+    assert all(step.frame is not None and not len(step.sound) for step in Reader(path, sound=False))
+
+
+def test_channels_that_cancel_are_heard_in_one(tmp_path):
+    path = ffmpeg(
+        "sine=300:r=16000:d=2", tmp_path / "a.wav", "-af", "pan=stereo|c0=c0|c1=-1*c0", before=("-f", "lavfi")
+    )
+    reader = Reader(str(path))
+    assert max(np.abs(step.sound).max() for step in reader) > 1000
+    assert "cancel" in reader.warnings[0]
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.mp4", b"no film at all, but a text of some length", "cannot be opened"),
+        ("a.png", png(30_000, 30_000), "megapixels|no frame is whole"),
+        ("a.wav", b"RIFF\x24\x00\x00\x00WAVEfmt ", "cannot be opened|no sample"),
+        ("a.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "no frame is whole|cannot be opened"),
+    ],
+)
+def test_what_is_no_recording_says_why(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MediaError, match=words):
+        list(Reader(str(tmp_path / name)))
+
+
+def test_a_film_that_is_cut_off_is_read_to_there_and_says_so(tmp_path):
+    whole = ffmpeg(
+        film(tmp_path / "a.mp4", seconds=4), tmp_path / "a.mkv", "-c:v", "libx264", "-g", "10", "-c:a", "copy"
+    )
+    content = whole.read_bytes()
+    (tmp_path / "b.mkv").write_bytes(content[: len(content) // 2])
+    steps = list(Reader(str(tmp_path / "b.mkv")))
+    assert 4 < len(steps) < 20
+    assert duration_s(str(tmp_path / "b.mkv")) == pytest.approx(4, abs=0.2)
+
+
+def test_times_are_kept_where_packets_are_lost(tmp_path):
+    path = ffmpeg(
+        film(tmp_path / "a.mp4", seconds=3, picture=moving, size=(64, 48)),
+        tmp_path / "a.mkv",
+        *("-c:v", "libx264", "-g", "5", "-bf", "0", "-c:a", "copy"),
+    )
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as out:
+        video = out.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(source.streams.video[0])):
+            if packet.dts is not None and not 20 <= number < 40:
+                packet.stream = video
+                out.mux(packet)
+    steps = list(Reader(str(tmp_path / "b.mkv")))
+    assert len(steps) == 15
+    assert steps[10].frame.mean() == pytest.approx(list(Reader(str(path)))[10].frame.mean(), abs=3)
