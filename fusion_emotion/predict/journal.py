@@ -27,6 +27,7 @@ class Journal:
         self._file = path.open("r+b" if end else "wb")
         self._file.truncate(end)
         self._file.seek(end)
+        self._is_empty = self.go_on is None
         if not end:
             self._file.write(header.encode() + b"\n")
             self._flush()
@@ -51,6 +52,7 @@ class Journal:
         lines = [json.dumps(row) for row in rows] + [json.dumps({"go_on": go_on})]
         self._file.write("".join(f"{line}\n" for line in lines).encode())
         self._flush()
+        self._is_empty = False
 
     def _flush(self) -> None:
         self._file.flush()
@@ -65,8 +67,10 @@ class Journal:
                     yield json.loads(line)
 
     def close(self) -> None:
-        """Close the file, which stays for a later run."""
+        """Close the file, which stays for a later run if it holds a block."""
         self._file.close()
+        if self._is_empty:
+            self.path.unlink(missing_ok=True)
 
 
 class Memory:

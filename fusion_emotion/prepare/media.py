@@ -102,6 +102,7 @@ def check_whole(path: pathlib.Path) -> None:
             start = 0
         else:
             return
+        needed = 8  # a box or a chunk is no smaller
         while start + 8 <= size:
             file.seek(start)
             header = file.read(16)
