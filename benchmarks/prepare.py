@@ -27,7 +27,7 @@ from ml_collections import config_flags
 from fusion_emotion.corpora import catalogue
 from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare import faces, hardware, media, pool, sound
+from fusion_emotion.prepare import faces, hardware, media, pool
 from fusion_emotion.prepare.clip import prepare_clip
 from fusion_emotion.prepare.detectors import create_detector
 from fusion_emotion.prepare.records import encode
@@ -57,7 +57,6 @@ def prepare_all(argument: tuple[list[Clip], Settings]) -> Callable[[int], int]:
     clips, settings = argument
     cv2.setNumThreads(1)
     detector = create_detector(settings)
-    sound.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
 
     def work(task: int) -> int:
         _, record = prepare_clip(clips[task % len(clips)], settings, detector)
@@ -83,7 +82,6 @@ def stages(clips: list[Clip], settings: Settings) -> dict[str, float]:
     """Seconds of each stage over all clips, in this process and on one thread."""
     cv2.setNumThreads(1)
     detector = create_detector(settings)
-    sound.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
     spent: dict[str, float] = defaultdict(float)
     for clip in clips:
         marks = [("", time.perf_counter())]

@@ -306,7 +306,6 @@ def peak_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
 
 if __name__ == "__main__":
-    sound.resample(np.zeros(480, np.float32), 48_000)  # loads librosa
     settings, before = eval(sys.argv[2]), peak_mb()
     row, _ = prepare_clip(clip_of(pathlib.Path(sys.argv[1])), settings, OneFace())
     print(row.status, row.n_frames, peak_mb() - before)

@@ -330,9 +330,9 @@ def test_an_unknown_setting_or_model_names_those_there_are(workdir):
 
 
 def test_the_detector_of_the_model_is_set_up_as_in_its_preparation(workdir):
-    settings = predict_kit.recognizer(workdir)._preparation()
+    settings = predict_kit.recognizer(workdir)._preparation
     assert (settings.detector, settings.face_size) == ("centerface", 32)
-    other = predict_kit.recognizer(workdir, detector="insightface")._preparation()
+    other = predict_kit.recognizer(workdir, detector="insightface")._preparation
     assert isinstance(other, Settings)
     assert (other.detector, other.detector_sizes) == ("insightface", (192, 512))
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -50,10 +50,11 @@ class Reader:
             with _opened(source) as file:
                 self.duration_s = file.duration / av.time_base if file.duration else None  # as the container says
                 self.format = file.format.name
+                n_tracks = len(file.streams.audio)
+                with self._noted():
+                    self.picture = _Picture(source, file) if picture else None
             with self._noted():
-                self.picture = _Picture(source) if picture else None
-            with self._noted():
-                self.sound = _Sound(source) if sound else None
+                self.sound = _Sound(source, n_tracks) if sound else None
         except (av.FFmpegError, OSError, ValueError) as error:
             said = reason(error) if isinstance(error, av.FFmpegError) else str(error)
             raise MediaError(f"it cannot be opened: {said}") from error
@@ -119,19 +120,17 @@ class Reader:
 class _Picture:
     """The picture track of a source; `end_s` is known once it has been read."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, file: "av.container.InputContainer"):
         self._source = source
         self.warnings: list[str] = []
         self.end_s = 0.0
-        with _opened(source) as file:
-            stream = picture_stream(file)
-            if stream.width * stream.height > _MOST_PIXELS:
-                size = f"{stream.width}x{stream.height} px"
-                raise MediaError(f"the picture is of {size}: at most {_MOST_PIXELS // 10**6} megapixels are read")
-            self._aspect = float(stream.sample_aspect_ratio or 1)
-            rate, codec = stream.average_rate, stream.codec_context.name
-        with contextlib.closing(self._decoded(None)) as frames:
-            first = next(frames, None)
+        stream = picture_stream(file)
+        if stream.width * stream.height > _MOST_PIXELS:
+            size = f"{stream.width}x{stream.height} px"
+            raise MediaError(f"the picture is of {size}: at most {_MOST_PIXELS // 10**6} megapixels are read")
+        self._aspect = float(stream.sample_aspect_ratio or 1)
+        rate, codec = stream.average_rate, stream.codec_context.name
+        first = next(self._frames(file, n_threads=1), None)
         if first is None:
             raise MediaError("the picture cannot be decoded: no frame is whole")
         self.start_s, frame = first
@@ -167,37 +166,42 @@ class _Picture:
         is_reached = before and round(step * _STEP_S + origin_s - self.end_s, 6) < 0
         yield chosen(before[1]) if before and is_reached else None, True
 
-    def _decoded(self, from_s: float | None) -> Generator[tuple[float, av.VideoFrame]]:
+    def _decoded(self, from_s: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield each frame with its time on the clock of the file; `from_s` is sought where that is exact."""
-        end_s, last_s, gap_s, n_lost, n_packets = -math.inf, -math.inf, _FRAME_S, 0, 0
         with _opened(self._source) as file:
-            stream = picture_stream(file)
-            # libav must not log to Python (`media.quiet`): its threads would wait for the lock that ends them.
-            stream.thread_type, stream.codec_context.thread_count = "AUTO", cores()
-            unit_s = float(stream.time_base or 0)
             if from_s is not None and file.format.name in _SEEKABLE:
+                stream = picture_stream(file)
                 with contextlib.suppress(av.FFmpegError):
-                    file.seek(int((from_s - _BEFORE_S) / unit_s), stream=stream, backward=True)
-            try:
-                for packet in file.demux(stream):
-                    n_packets += 1
-                    if packet.pts is not None and packet.size and not packet.is_discard:
-                        end_s = max(end_s, (packet.pts + (packet.duration or 0)) * unit_s)
-                    try:
-                        frames = packet.decode()
-                    except av.error.InvalidDataError:
-                        n_lost += 1
+                    file.seek(int((from_s - _BEFORE_S) / float(stream.time_base or 1)), stream=stream, backward=True)
+            yield from self._frames(file, n_threads=cores())
+
+    def _frames(self, file: "av.container.InputContainer", *, n_threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Yield the frames of an open file with their times, and set `end_s`."""
+        end_s, last_s, gap_s, n_lost, n_packets = -math.inf, -math.inf, _FRAME_S, 0, 0
+        stream = picture_stream(file)
+        # libav must not log to Python (`media.quiet`): its threads would wait for the lock that ends them.
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", n_threads
+        unit_s = float(stream.time_base or 0)
+        try:
+            for packet in file.demux(stream):
+                n_packets += 1
+                if packet.pts is not None and packet.size and not packet.is_discard:
+                    end_s = max(end_s, (packet.pts + (packet.duration or 0)) * unit_s)
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    n_lost += 1
+                    continue
+                for frame in frames:
+                    # A frame without a stamp follows the one before.
+                    time_s = max(0.0, last_s + gap_s) if frame.pts is None else frame.pts * unit_s
+                    if time_s <= last_s:
                         continue
-                    for frame in frames:
-                        # A frame without a stamp follows the one before.
-                        time_s = max(0.0, last_s + gap_s) if frame.pts is None else frame.pts * unit_s
-                        if time_s <= last_s:
-                            continue
-                        gap_s = time_s - last_s if math.isfinite(last_s) else gap_s
-                        last_s = time_s
-                        yield time_s, frame
-            except av.FFmpegError as error:
-                self.warnings.append(f"the picture ends after {last_s:.1f} s: {reason(error)}")
+                    gap_s = time_s - last_s if math.isfinite(last_s) else gap_s
+                    last_s = time_s
+                    yield time_s, frame
+        except av.FFmpegError as error:
+            self.warnings.append(f"the picture ends after {last_s:.1f} s: {reason(error)}")
         if n_lost:
             self.warnings.append(f"{n_lost} of {n_packets} packets of the picture cannot be decoded")
         self.end_s = end_s if end_s > last_s else last_s + gap_s
@@ -206,10 +210,10 @@ class _Picture:
 class _Sound:
     """The first audio track with a signal of a source, at 16 kHz."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, n_tracks: int):
         self._source = source
         self.warnings: list[str] = []
-        self._track, self._channel, self.start_s, rate_hz = first_heard(source)
+        self._track, self._channel, self.start_s, rate_hz = first_heard(source, n_tracks)
         if self._channel is not None:
             self.warnings.append(f"the channels cancel each other, so the sound is channel {self._channel + 1} alone")
         self.about = {"audio_rate_hz": rate_hz}

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
@@ -103,7 +104,7 @@ class Recognizer:
         first, step, before = go_on["first"], go_on["skip"], go_on["people"]
         seen: dict[int, dict[str, Any]] = {}
         states: collections.deque[tuple[int, Any]] = collections.deque([(first, before)])
-        people = People(self._preparation(), self._finder() if reader.picture else None, before)
+        people = People(self._preparation, self._finder() if reader.picture else None, before)
 
         def looks() -> Iterator[Look]:
             for number, (look, state) in enumerate(people.looks(reader, first=first), start=first):
@@ -156,6 +157,7 @@ class Recognizer:
             notice=notice(self.about),
         )
 
+    @functools.cached_property
     def _preparation(self) -> Settings:
         """Preparation as the model was trained with, and the detector that was asked for."""
         config = config_.completed({"prepare": dict(self._model.loaded.config["prepare"]), "run": dict(self._run)})
@@ -166,7 +168,7 @@ class Recognizer:
         return hardware.resolve(Settings.from_config(config))
 
     def _finder(self) -> Any:
-        self._detector = self._detector or create_detector(self._preparation())
+        self._detector = self._detector or create_detector(self._preparation)
         return self._detector
 
 

@@ -17,7 +17,7 @@ from fusion_emotion.predict.people import Look, Sight
 from fusion_emotion.prepare.faces import nearest_found
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
-BLOCK = 50  # windows, 10 s: written at once, and each begins a voice detector of its own
+BLOCK = 25  # windows, 5 s: written at once, and each begins a voice detector of its own
 _BATCH = 32  # examples that the network is compiled for
 _FULL_SCALE = 32_700  # a little less than int16 holds: a resampled clipped wave
 _VAD_MODE = 2  # of 0 to 3, from lenient to strict
@@ -71,7 +71,7 @@ class Model:
 def windows(
     looks: Iterable[Look], model: Model, *, everyone: bool = False, first: int = 0, skip: int = 0
 ) -> Iterator[list[Window]]:
-    """Yield the windows of a film in blocks of 10 s; one begins at each step that leaves room for a whole one.
+    """Yield the windows of a film in blocks of 5 s; one begins at each step that leaves room for a whole one.
 
     `first` is the number of the first look, `skip` that of the first window: the looks before it only complete faces. A
     film that is shorter than a window is one window. With `everyone` each face is also judged without the voice.

@@ -1,4 +1,4 @@
-"""Clips to records. The only room that imports decord, insightface, onnxruntime and librosa; it never imports jax."""
+"""Clips to records. The only room that imports decord, insightface and onnxruntime; it never imports jax."""
 
 import os
 import tempfile
@@ -8,4 +8,4 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("PATH", os.defpath)  # decord ends without one
 _home = os.path.expanduser("~")
 if not (os.path.isdir(_home) and os.access(_home, os.W_OK)):
-    os.environ.setdefault("XDG_CACHE_HOME", tempfile.gettempdir())  # librosa and numba end without a cache
+    os.environ.setdefault("XDG_CACHE_HOME", tempfile.gettempdir())  # so that no library ends for want of a cache
