@@ -25,16 +25,17 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [*commands.MODES, "compare", "predict"],
+    [*commands.MODES, "compare", "predict", "export"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again; analyse: write analysis.html, what each modality is worth to a model; "
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
     "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
-    "download: fetch RAVDESS; predict: judge --input by --model, and write timelines to --output.",
+    "download: fetch RAVDESS; predict: judge --input by --model, and write timelines to --output; "
+    "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo.",
 )
 _INPUT = flags.DEFINE_string("input", None, "For --mode=predict: a file, a folder, a pattern ('talks/*.mp4') or a URL.")
-_MODEL = flags.DEFINE_string("model", None, "For --mode=predict: the workdir of a finished training.")
-_OUTPUT = flags.DEFINE_string("output", "predictions", "For --mode=predict: the folder to write to.")
+_MODEL = flags.DEFINE_string("model", None, "For --mode=predict and export: the workdir of a finished training.")
+_OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
     "off",
@@ -54,8 +55,8 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "compare":
         commands.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
         return
-    if _MODE.value == "predict":
-        _predict()
+    if _MODE.value in ("predict", "export"):
+        _use_model()
         return
     if not _CONFIG.value:
         raise UserError(
@@ -73,14 +74,20 @@ def main(argv: list[str]) -> None:
     commands.MODES[_MODE.value](completed(_CONFIG.value.to_dict()), workdir)
 
 
-def _predict() -> None:
-    if not _INPUT.value or not _MODEL.value:
-        missing = (
-            "--input=FILE, a folder or a pattern" if not _INPUT.value else "--model=WORKDIR of a finished training"
-        )
-        raise UserError(f"--mode=predict needs {missing}")
-    config = completed(_CONFIG.value.to_dict())
-    commands.predict(config, given=_INPUT.value, model=_MODEL.value, output=pathlib.Path(_OUTPUT.value).expanduser())
+def _use_model() -> None:
+    """Predict or export, which need a model and no workdir of their own."""
+    needed = {"--input=FILE, a folder or a pattern": _INPUT.value} if _MODE.value == "predict" else {}
+    needed["--model=WORKDIR of a finished training"] = _MODEL.value
+    if _MODE.value == "export":
+        needed["--output=NAME.onnx or NAME.stablehlo"] = _OUTPUT.value
+    if missing := [what for what, value in needed.items() if not value]:
+        raise UserError(f"--mode={_MODE.value} needs {missing[0]}")
+    config, output = completed(_CONFIG.value.to_dict()), pathlib.Path(_OUTPUT.value or "predictions").expanduser()
+    model, given = str(_MODEL.value), str(_INPUT.value)
+    if _MODE.value == "predict":
+        commands.predict(config, given=given, model=model, output=output)
+    else:
+        commands.export(config, model=model, output=output)
 
 
 class _ConfigParser(config_flags.config_flags.ConfigFileFlagParser):
@@ -112,7 +119,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     given = dict(word.split("=", 1) for word in words if word.startswith(("--config=", "--workdir=")))
     if "" in given.values():
         raise UserError(f"{' and '.join(name for name in given if not given[name])} is empty: give it a value")
-    if "--mode=predict" in words and "--config" not in given:
+    if {"--mode=predict", "--mode=export"} & set(words) and "--config" not in given:
         words.append(f"--config={config_file}")
     elif "--workdir" in given and "--config" not in given:
         words.append(f"--config={pathlib.Path(given['--workdir'], CONFIG)}")

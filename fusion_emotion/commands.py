@@ -184,6 +184,15 @@ def predict(config: Config, *, given: str, model: str, output: pathlib.Path) -> 
     batch.predict(recognizer, given, output)
 
 
+def export(config: Config, *, model: str, output: pathlib.Path) -> None:
+    """Write a trained model as one file, with its front end and its temperature, and check it against JAX."""
+    from fusion_emotion.models.export import export_model
+    from fusion_emotion.models.weights import load_model
+
+    difference = export_model(load_model(model), output)
+    print(f"exported   {output}, probabilities within {difference:.1e} of JAX's; inputs and labels in {output}.json")
+
+
 def download(config: Config, workdir: pathlib.Path) -> None:
     """Download the files of the corpus that data.root lacks."""
     from fusion_emotion.corpora import catalogue

@@ -52,4 +52,4 @@ class AudioLSTM(nn.Module):
         last = inside.sum(axis=1) - 1
         # A masked sum rather than a gather, whose gradient is a scatter.
         is_last = jnp.arange(x.shape[1]) == last[:, None]
-        return jnp.where(is_last[..., None], x, 0).sum(axis=1), present
+        return jnp.where(is_last[..., None], x, 0.0).sum(axis=1), present

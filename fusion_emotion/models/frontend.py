@@ -26,18 +26,24 @@ def log_mel(
     fmin: float = 80.0,
     fmax: float = 8000.0,
     top_db: float = 80.0,
+    fft: bool = True,
     mask: Bool[Array, "*batch time"] | None = None,
 ) -> Float[Array, "*batch time n_mels"]:
     """Mel spectrograms in dB of sound in [-1, 1], with librosa's parameters and values.
 
     Time is 1 + samples // hop_length, or 1 + (samples - 1) // hop_length for an odd n_fft. Centred frames with zeros
     beyond the ends, a periodic Hann window, Slaney's mel scale and area normalisation, power clipped `top_db` below
-    each example's maximum. The maximum is over the frames where `mask` is True.
+    each example's maximum. The maximum is over the frames where `mask` is True. Without `fft` the spectrum is
+    two matrix products, which an export to ONNX needs.
     """
     frames = _frames(waveform, n_fft, hop_length) * _hann(n_fft)
     # |rfft|^2 without the square root that jnp.abs would take.
-    spectrum = jnp.fft.rfft(frames)
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    if fft:
+        spectrum = jnp.fft.rfft(frames)
+        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    else:
+        cosine, sine = _dft(n_fft)
+        power = jnp.square(frames @ cosine) + jnp.square(frames @ sine)
     mel = power @ mel_filters(sr, n_fft, n_mels, fmin, fmax).T
     db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
     known = db if mask is None else jnp.where(mask[..., None], db, -jnp.inf)
@@ -46,7 +52,7 @@ def log_mel(
 
 def frame_mask(n_samples: Int[Array, "batch"], hop_length: int, *, n_frames: int) -> Bool[Array, "batch n_frames"]:
     """True for the 1 + n_samples // hop_length frames that `n_samples` have, False for padding."""
-    return jnp.arange(n_frames) < 1 + n_samples[:, None] // hop_length
+    return jnp.arange(n_frames) * hop_length <= n_samples[:, None]
 
 
 def spec_augment(
@@ -132,6 +138,15 @@ def mel_filters(sr: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> F
     width = np.diff(edges_hz)[:, None]
     triangles = np.maximum(0, np.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]))
     return (triangles * 2 / (edges_hz[2:] - edges_hz[:-2])[:, None]).astype(np.float32)
+
+
+@functools.cache
+def _dft(n_fft: int) -> tuple[Float[np.ndarray, "n_fft bins"], Float[np.ndarray, "n_fft bins"]]:
+    """The real and the imaginary part of a discrete Fourier transform, as matrices."""
+    # The product is taken modulo the period first, so that the angles stay exact.
+    turns = np.arange(n_fft)[:, None] * np.arange(n_fft // 2 + 1) % n_fft
+    angle = 2 * np.pi * turns / n_fft
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
 @functools.cache

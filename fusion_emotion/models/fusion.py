@@ -30,7 +30,7 @@ class FusionNet(nn.Module):
         for encoder in (self.audio, self.video):
             if encoder is not None:
                 features, present = encoder(batch, train=train, keys=keys)
-                parts.append(jnp.where(present[:, None], features, 0))
+                parts.append(jnp.where(present[:, None], features, 0.0))
         x = Tap(name="features")(jnp.concatenate(parts, axis=-1))
         x = dropout(x, self.dropout_rate, keys)
         return nn.Dense(self.n_classes, dtype=jnp.float32)(x.astype(jnp.float32))

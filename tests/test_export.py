@@ -1,0 +1,142 @@
+"""An exported model gives the network's numbers, in a program without JAX too."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.export
+import numpy as np
+import onnxruntime
+import pytest
+import soundfile
+
+import predict_kit
+from conftest import ROOT, settings_of
+from films import OneFace, clip_of, film
+from fusion_emotion.errors import UserError
+from fusion_emotion.input.batches import cut
+from fusion_emotion.models.export import export_model
+from fusion_emotion.models.frontend import log_mel
+from fusion_emotion.models.weights import load_model
+from fusion_emotion.prepare.clip import prepare_clip
+from test_bad_input import launch, refused
+
+pytest.importorskip("jax2onnx", reason="requirements-export.txt is not installed")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return predict_kit.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    """The files of a model, as ONNX and as StableHLO."""
+    folder = tmp_path_factory.mktemp("exported")
+    paths = [folder / f"model{suffix}" for suffix in (".onnx", ".stablehlo")]
+    for path in paths:
+        assert export_model(load_model(workdir), path) <= 1e-5
+    return paths
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory, workdir):
+    """The windows of a film, and what the recogniser says of them."""
+    folder = tmp_path_factory.mktemp("film")
+    path = film(folder / "a.mp4", seconds=3)
+    settings = settings_of(folder, face_size=32, decoder="cpu", provider="cpu")
+    row, record = prepare_clip(clip_of(path), settings, OneFace())
+    examples = [cut(record, start, 5, pad_to=5) for start in range(row.n_frames - 4)]
+    told = predict_kit.recognizer(workdir, OneFace())(path)
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return {name: batch[name] for name in ("faces", "face_found", "waveform")} | {"has_sound": batch["has_audio"]}, told
+
+
+def test_onnx_gives_the_probabilities_of_the_recogniser(exported, windows):
+    given, told = windows
+    session = onnxruntime.InferenceSession(str(exported[0]))
+    np.testing.assert_allclose(np.exp(session.run(None, given)[0]), told.main.probability, atol=2e-5)
+    one = {name: values[:1] for name, values in given.items()}
+    np.testing.assert_allclose(np.exp(session.run(None, one)[0]), told.main.probability[:1], atol=2e-5)
+
+
+def test_stablehlo_gives_the_probabilities_of_the_recogniser(exported, windows):
+    given, told = windows
+    call = jax.export.deserialize(bytearray(exported[1].read_bytes())).call
+    order = [field["name"] for field in json.loads((exported[1].parent / "model.stablehlo.json").read_text())["inputs"]]
+    np.testing.assert_allclose(np.exp(call(*(given[name] for name in order))), told.main.probability, atol=2e-5)
+
+
+def test_the_description_says_what_goes_in(exported):
+    about = json.loads((exported[0].parent / "model.onnx.json").read_text())
+    assert about["window_s"] == 1.0
+    assert about["label_names"] == predict_kit.ABOUT["label_names"]
+    assert {field["name"]: field["shape"] for field in about["inputs"]} == {
+        "faces": ["batch", 5, 32, 32, 3],
+        "face_found": ["batch", 5],
+        "waveform": ["batch", 16_000],
+        "has_sound": ["batch"],
+    }
+
+
+def test_the_spectrum_by_matrices_is_that_of_the_fft():
+    sound = jax.numpy.asarray(np.random.default_rng(0).normal(size=(2, 8000)), np.float32)
+    np.testing.assert_allclose(log_mel(sound, fft=False), log_mel(sound), atol=2e-3)
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_model_of_one_modality(tmp_path, modality):
+    loaded = load_model(predict_kit.model(tmp_path, model__modalities=modality))
+    assert export_model(loaded, tmp_path / "model.stablehlo") <= 1e-5
+    about = json.loads((tmp_path / "model.stablehlo.json").read_text())
+    names = {"audio": ["waveform", "has_sound"], "video": ["faces", "face_found"]}
+    assert [field["name"] for field in about["inputs"]] == names[modality]
+
+
+def test_the_example_runs_without_jax(exported, tmp_path):
+    time_s = np.arange(24_000) / 16_000
+    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * 220 * time_s), 16_000)
+    # A finder that refuses what a machine without this project does not have.
+    code = f"""
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"jax", "jaxlib", "flax", "fusion_emotion", "soundfile", "av"}}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["onnx_voice.py", {str(exported[0])!r}, {str(tmp_path / "a.wav")!r}]
+runpy.run_path({str(ROOT / "examples" / "onnx_voice.py")!r}, run_name="__main__")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["0.0", "0.2", "0.4"]
+    assert all(line.split()[2] in predict_kit.ABOUT["label_names"] for line in lines)
+
+
+def test_another_suffix_is_refused(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"\.onnx or \.stablehlo"):
+        export_model(load_model(workdir), tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--output=model.onnx"], ["--model"]),
+        (["--model=MODEL"], ["--output", ".stablehlo"]),
+        (["--model=MODEL", "--output=/proc/none/model.stablehlo"], ["--output", "another folder"]),
+        (["--model=docs", "--output=model.onnx"], ["docs", "model.json"]),
+    ],
+)
+def test_wrong_flags(workdir, flags, words):
+    refused(launch("--mode=export", *(flag.replace("MODEL", str(workdir)) for flag in flags)), *words)
+
+
+def test_the_command(workdir, tmp_path):
+    ran = launch("--mode=export", f"--model={workdir}", f"--output={tmp_path / 'model.onnx'}")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("exported ")
+    assert len(ran.stdout.splitlines()) == 1
+    assert "DEBUG" not in ran.stderr
+    assert "Traceback" not in ran.stderr
