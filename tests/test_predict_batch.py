@@ -94,6 +94,17 @@ def test_one_bad_file_does_not_stop_the_rest(workdir, sample_corpus, tmp_path):
     assert (output / "b.json").stat().st_mtime_ns > before
 
 
+def test_odd_names(workdir, sample_corpus, tmp_path):
+    """A line break is shown as one, and a name that no JSON file can hold is refused."""
+    clip = clips_of(sample_corpus)[0].path
+    shutil.copy(clip, tmp_path / "two\nlines.mp4")
+    shutil.copy(clip, os.fsencode(tmp_path) + b"/bad\xff.mp4")
+    ran = predict(f"--input={tmp_path}", f"--model={workdir}", f"--output={tmp_path / 'out'}")
+    refused(ran, "1 of 2")
+    assert "'two\\nlines.mp4'" in ran.stdout
+    assert "not in UTF-8: rename it" in ran.stdout
+
+
 def timeline(folder: pathlib.Path) -> Any:
     return json.loads((folder / "long.json").read_text())["timeline"]
 

@@ -12,6 +12,7 @@ from typing import Any
 from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.evaluate.table import table
+from fusion_emotion.files import is_utf8
 from fusion_emotion.locks import held
 from fusion_emotion.predict import outputs
 from fusion_emotion.predict.journal import Journal
@@ -113,6 +114,8 @@ def _all(recognizer: Recognizer, wanted: Mapping[str, pathlib.PurePath], output:
 def _one(recognizer: Recognizer, source: str, place: pathlib.Path, progress: Progress) -> list[str]:
     """Judge one recording, unless its files say that it was done before; return its line of the table."""
     formats = recognizer.settings["formats"]
+    if not is_utf8(source):
+        raise MediaError("its path is not in UTF-8: rename it")
     key = recognizer.key(source)
     digest = hashlib.sha256(json.dumps([key, recognizer.settings], sort_keys=True).encode()).hexdigest()[:16]
     done = place.with_name(f"{place.name}.json")
@@ -128,7 +131,8 @@ def _one(recognizer: Recognizer, source: str, place: pathlib.Path, progress: Pro
     heard = dict.fromkeys(described["timeline"]["modalities"])
     sure = "" if described["confidence"] is None else f"{described['confidence']:.0%}"
     length = f"{described['source']['read_s']:.1f} s"
-    return [pathlib.PurePath(source).name, length, described["label"], sure, " ".join(heard)]
+    file = pathlib.PurePath(source).name
+    return [file if file.isprintable() else ascii(file), length, described["label"], sure, " ".join(heard)]
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

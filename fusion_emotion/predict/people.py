@@ -19,7 +19,7 @@ from fusion_emotion.units import FRAME_RATE_HZ
 # A person who is not seen for so many steps is someone else afterwards, unless a recogniser says otherwise.
 _FORGOTTEN_STEPS = 15
 # Smoothing reaches so many steps to both sides, so a crop is made that much later (`faces.smooth`).
-_REACH = 4
+REACH = 4
 _MOST_EMBEDDINGS = 5  # kept of each person, in memory only
 
 
@@ -55,11 +55,14 @@ class _Seen:
 class People:
     """Follows the people of a film; the same detection, links, smoothing and crops as in preparation.
 
-    `state` of an earlier instance goes on with its ids; it holds the last boxes, and no embedding.
+    `state` of an earlier instance goes on with its ids; it holds the last boxes, and no embedding. A box is smoothed
+    over the steps before it and `ahead` steps after it, by which it comes later.
     """
 
-    def __init__(self, settings: Settings, detector: Detector | None, state: dict[str, Any] | None = None):
-        self._settings, self._detector = settings, detector
+    def __init__(
+        self, settings: Settings, detector: Detector | None, state: dict[str, Any] | None = None, *, ahead: int = REACH
+    ):
+        self._settings, self._detector, self._ahead = settings, detector, ahead
         self._recogniser: Recogniser | None = detector.recogniser if isinstance(detector, InsightFace) else None
         state = state or {"next_id": 0, "last": []}
         self._next_id: int = state["next_id"]
@@ -89,10 +92,10 @@ class People:
             n_shown += seen.step.frame is not None
             self._link(seen, number)
             window.append(seen)
-            if len(window) - done > _REACH:
+            if len(window) - done > self._ahead:
                 yield self._look(window, done), states.popleft()
                 done += 1
-            if done > _REACH:
+            if done > REACH:
                 window.popleft()
                 done -= 1
             if done:
@@ -182,8 +185,8 @@ class People:
         self, window: "collections.deque[_Seen]", place: int, person: int
     ) -> tuple[Float32[np.ndarray, "4"], float]:
         """Return the box and roll of a person at a step, smoothed over the steps around it."""
-        first = max(0, place - _REACH)
-        near = list(window)[first : place + _REACH + 1]
+        first = max(0, place - REACH)
+        near = list(window)[first : place + self._ahead + 1]
         box = np.zeros((len(near), 4), np.float32)
         roll = np.zeros(len(near), np.float32)
         found = np.array([person in seen.ids for seen in near])

@@ -12,10 +12,11 @@ from typing import Any
 
 from fusion_emotion import config as config_
 from fusion_emotion.errors import UserError, unknown_name
+from fusion_emotion.files import is_utf8
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
 from fusion_emotion.predict.journal import Journal, Memory, Row
 from fusion_emotion.predict.notice import notice
-from fusion_emotion.predict.people import Look, People
+from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import Prediction, Timeline, warnings_of
 from fusion_emotion.predict.reader import Reader
 from fusion_emotion.predict.windows import Model, windows
@@ -27,7 +28,6 @@ from fusion_emotion.prepare.settings import Settings
 
 _PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "numpy")
 _DETECTOR_SIZES = {"insightface": (192, 512), "centerface": (320, 640)}
-_STEPS_OF_SMOOTHING = 4  # before a crop, see `people`
 
 Progress = Callable[[int], None]  # called with the number of steps done
 
@@ -73,6 +73,8 @@ class Recognizer:
     ) -> Prediction:
         """Judge a recording; a journal keeps its rows, and a later call goes on from there. Raises MediaError."""
         kept = kept or Memory()
+        if not is_utf8(source):
+            raise MediaError("its path is not in UTF-8: rename it")
         if pathlib.Path(source).is_file():
             check_whole(pathlib.Path(source))
         elif "://" not in source:
@@ -119,7 +121,7 @@ class Recognizer:
             for number in [number for number in seen if number < step]:
                 del seen[number]
             # Smoothing and missing faces of the next window look back.
-            while len(states) > 1 and states[1][0] <= step - self._model.n_frames - _STEPS_OF_SMOOTHING:
+            while len(states) > 1 and states[1][0] <= step - self._model.n_frames - REACH:
                 states.popleft()
             begin, state = states[0]
             yield rows, {"first": begin, "skip": step, "people": state, "is_over": False}

@@ -18,7 +18,6 @@ from fusion_emotion.prepare.faces import nearest_found
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 BLOCK = 25  # windows, 5 s: written at once, and each begins a voice detector of its own
-_BATCH = 32  # examples that the network is compiled for
 _FULL_SCALE = 32_700  # a little less than int16 holds: a resampled clipped wave
 _VAD_MODE = 2  # of 0 to 3, from lenient to strict
 _VAD_FRAME = SAMPLE_RATE_HZ // 50  # samples; 10, 20 or 30 ms are allowed
@@ -41,10 +40,10 @@ class Window:
 
 
 class Model:
-    """A loaded model, compiled for batches of windows."""
+    """A loaded model, compiled for batches of so many windows."""
 
-    def __init__(self, loaded: LoadedModel):
-        self.loaded = loaded
+    def __init__(self, loaded: LoadedModel, *, batch_size: int = 32):
+        self.loaded, self._batch_size = loaded, batch_size
         self.modalities = loaded.config["model"]["modalities"].split("+")
         self.n_frames = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
         self.face_size = int(loaded.config["prepare"]["face_size"])
@@ -60,9 +59,9 @@ class Model:
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
         """The log-probabilities of examples."""
         parts = []
-        for start in range(0, len(examples), _BATCH):
-            chosen = examples[start : start + _BATCH]
-            filled = chosen + chosen[:1] * (_BATCH - len(chosen))
+        for start in range(0, len(examples), self._batch_size):
+            chosen = examples[start : start + self._batch_size]
+            filled = chosen + chosen[:1] * (self._batch_size - len(chosen))
             batch = {name: np.stack([example[name] for example in filled]) for name in chosen[0]}
             parts.append(np.asarray(self._log_prob(batch))[: len(chosen)])
         return np.concatenate(parts) if parts else np.zeros((0, len(self.loaded.label_names)), np.float32)
@@ -77,7 +76,7 @@ def windows(
     film that is shorter than a window is one window. With `everyone` each face is also judged without the voice.
     """
     n, held = model.n_frames, collections.deque[Look]()
-    examples = _Examples(model, everyone)
+    examples = Examples(model, everyone)
     base = first  # number of the first look in `held`
     step = skip
     total = first
@@ -102,7 +101,7 @@ def windows(
         yield examples.finish()
 
 
-class _Examples:
+class Examples:
     """Collects the examples of a block of windows, and runs the model on them together."""
 
     def __init__(self, model: Model, everyone: bool):

@@ -139,7 +139,7 @@ class Decoder:
 
     def _mono(self, frame: av.AudioFrame) -> Float32[np.ndarray, "n"]:
         """Return the mono sound of a frame, and add up its energy."""
-        channels = _channels(frame)
+        channels = channels_of(frame)
         if not self.rate_hz:
             self.rate_hz, self.start_s = frame.sample_rate, frame.time or 0.0
             self.channel_energy = np.zeros(len(channels))
@@ -170,7 +170,7 @@ class Decoder:
             self.note = f"{len(lost)} of {n_packets} blocks of sound cannot be decoded and are silence"
 
 
-def _channels(frame: av.AudioFrame) -> Float32[np.ndarray, "channels n"]:
+def channels_of(frame: av.AudioFrame) -> Float32[np.ndarray, "channels n"]:
     """Return the samples of a frame as floats, full scale at 1."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
