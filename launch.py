@@ -33,7 +33,9 @@ _MODE = flags.DEFINE_enum(
     "download: fetch RAVDESS; predict: judge --input by --model, and write timelines to --output; "
     "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo.",
 )
-_INPUT = flags.DEFINE_string("input", None, "For --mode=predict: a file, a folder, a pattern ('talks/*.mp4') or a URL.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."
+)
 _MODEL = flags.DEFINE_string("model", None, "For --mode=predict and export: the workdir of a finished training.")
 _OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
 _DISTRIBUTED = flags.DEFINE_string(

@@ -1,8 +1,11 @@
 """Prediction of many recordings into one folder; what was interrupted goes on."""
 
+import csv
+import datetime
 import glob
 import hashlib
 import json
+import math
 import os
 import pathlib
 import signal
@@ -16,12 +19,14 @@ from fusion_emotion.files import is_utf8
 from fusion_emotion.locks import held
 from fusion_emotion.predict import outputs
 from fusion_emotion.predict.journal import Journal
+from fusion_emotion.predict.live import is_live
 from fusion_emotion.predict.outputs import save, write_index
 from fusion_emotion.predict.prediction import STEP_S
 from fusion_emotion.predict.reader import duration_s
 from fusion_emotion.predict.recognizer import Progress, Recognizer
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.progress import bar
+from fusion_emotion.units import FRAME_RATE_HZ
 
 STILL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _SUFFIXES = (*FILM_SUFFIXES, *SOUND_SUFFIXES, *STILL_SUFFIXES)
@@ -34,7 +39,7 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
     `given` is a file, a folder, a pattern such as "talks/*.mp4", or an address. Files within `output` are left out, and
     two recordings never share a place. Raises UserError if there is none.
     """
-    if "://" in given:
+    if "://" in given or is_live(given):
         name = pathlib.PurePosixPath(given.split("?")[0]).stem or "stream"
         return {given: pathlib.PurePath(_plain(name))}
     path = pathlib.Path(given).expanduser()
@@ -66,6 +71,9 @@ def _plain(name: str) -> str:
 
 def predict(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
     """Judge recordings, write their files and print a table. Raises UserError at the end if any failed."""
+    if is_live(given):
+        _follow(recognizer, given, output)
+        return
     wanted = recordings(given, output)
     busy = f"{output} is in use by another prediction, process {{process}}: wait for it, or choose another --output"
     try:
@@ -75,6 +83,35 @@ def predict(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
         raise UserError(f"--output={output} cannot be written ({error.strerror}): choose another folder") from error
     if failed:
         raise UserError(f"{len(failed)} of {len(wanted)} recordings could not be read, see above: mend or remove them")
+
+
+def _follow(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
+    """Print what is said of a camera or a stream, once a second, and write each moment, until it ends or Ctrl-C."""
+    began = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = output / f"{_plain(given)}-{began}.csv"
+    names = [f"box_{name}" for name in "xywh"]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            head = ["start", "end", "person", "modalities", *names, "speech", *recognizer.label_names]
+            rows.writerow([*head, "label", "confidence", "lag_s"])
+            print(f"writing {path}; Ctrl-C ends it", flush=True)
+            for number, told in enumerate(recognizer.stream(given)):
+                box = [round(x, 1) for x in told.box] if told.box else [""] * 4
+                shares = ["" if math.isnan(share) else round(share, 5) for share in told.probabilities.values()]
+                sure = round(told.confidence, 5) if told.label else ""
+                where = [told.start, told.end, told.person, told.modalities, *box, round(told.speech, 3)]
+                rows.writerow([*where, *shares, told.label, sure, round(told.lag_s, 3)])
+                file.flush()
+                if number % FRAME_RATE_HZ == 0:
+                    words = f"{told.end:7.1f} s  {told.person:<8} {told.modalities:<12} {told.label:<10} {sure}"
+                    print(f"{words}  lag {told.lag_s:.2f} s", flush=True)
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written ({error.strerror}): choose another folder") from error
+    print(f"written {path}")
 
 
 def _all(recognizer: Recognizer, wanted: Mapping[str, pathlib.PurePath], output: pathlib.Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -15,6 +16,7 @@ from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
 from fusion_emotion.predict.journal import Journal, Memory, Row
+from fusion_emotion.predict.live import Moment, moments
 from fusion_emotion.predict.notice import notice
 from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import Prediction, Timeline, warnings_of
@@ -87,6 +89,22 @@ class Recognizer:
                 if progress:
                     progress(behind["skip"])
         return self._finished(source, reader, kept.rows())
+
+    def stream(self, source: str, options: Mapping[str, str] | None = None) -> Iterator[Moment]:
+        """Yield what is said of the newest window every 0.2 s of "camera:0" or of a stream's address.
+
+        `options` are libav's of the protocol. Pictures that cannot be looked at in time are dropped. Ends with the
+        stream. Raises UserError if it cannot be opened, or stalls.
+        """
+        model = Model(self._model.loaded, batch_size=4)
+        settings = dataclasses.replace(self._preparation, detect_every=1)
+        people = People(settings, self._finder() if model.sees else None, ahead=0)
+        chosen = {name: self.settings[name] for name in ("smoothing_s", "uncertain_below")}
+        model.warm_up()
+        try:
+            yield from moments(source, model, people, options=options, **chosen)
+        except MediaError as error:
+            raise UserError(f"{source}: {error}") from error
 
     def key(self, source: str) -> dict[str, Any]:
         """What the rows of a source depend on."""

@@ -11,7 +11,7 @@ import numpy as np
 import webrtcvad
 from jaxtyping import Float
 
-from fusion_emotion.models.batch import Batch
+from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.models.weights import LoadedModel
 from fusion_emotion.predict.people import Look, Sight
 from fusion_emotion.prepare.faces import nearest_found
@@ -55,6 +55,11 @@ class Model:
             return jax.nn.log_softmax(logits)
 
         self._log_prob = functools.partial(log_prob, jax.device_put(dict(loaded.variables)))
+
+    def warm_up(self) -> None:
+        """Compile."""
+        spec = batch_spec(self.loaded.config)
+        self([{name: np.zeros(field.shape[1:], field.dtype) for name, field in spec.items()}])
 
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
         """The log-probabilities of examples."""

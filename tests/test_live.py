@@ -1,0 +1,137 @@
+"""Cameras and streams as they come; a film that plays in real time stands for a camera."""
+
+import csv
+import itertools
+import socket
+import subprocess
+import threading
+import time
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+import predict_kit
+from films import OneFace, film
+from fusion_emotion.errors import UserError
+from fusion_emotion.predict import live
+from fusion_emotion.predict.live import Feed, is_live
+from test_bad_input import refused
+from test_predict_batch import predict
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return predict_kit.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Three seconds; the face is there up to 1.6 s."""
+    return film(
+        tmp_path_factory.mktemp("film") / "a.mp4",
+        seconds=3,
+        picture=lambda time: np.full((120, 160, 3), 90 if time < 1.59 else 0, np.uint8),
+    )
+
+
+def device(path):
+    return f"lavfi:movie={path}:s=dv+da[v][a];[v]realtime[out0];[a]arealtime[out1]"
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def publish(path, address, form, *options):
+    """Play a film to an address in real time, in another process; try again while nobody listens."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-re", "-i", str(path), "-c", "copy", "-f", form]
+    for _ in range(40):
+        time.sleep(0.3)
+        if subprocess.run([*command, *options, address], capture_output=True, timeout=30).returncode == 0:
+            return
+
+
+def test_a_moment_comes_every_step_and_soon(workdir, path):
+    began = time.monotonic()
+    told = list(predict_kit.recognizer(workdir, OneFace()).stream(device(path)))
+    assert time.monotonic() - began > 2.5
+    assert [moment.end for moment in told] == [pytest.approx(1 + 0.2 * i) for i in range(len(told))]
+    assert 8 <= len(told) <= 11
+    assert told[0].modalities == "audio+video"
+    assert told[0].box == pytest.approx((160 / 3, 40, 160 / 3, 40), abs=1)
+    assert told[-1].modalities == "audio"
+    for moment in told:
+        assert sum(moment.probabilities.values()) == pytest.approx(1)
+        assert 0 <= moment.lag_s < 2
+
+
+def test_pictures_that_wait_are_dropped_and_sound_is_not(path):
+    feed = Feed(device(path), picture=True, sound=True)
+    steps = iter(feed)
+    first = next(steps)
+    time.sleep(2)
+    rest = list(steps)
+    feed.close()
+    assert first.frame is not None
+    # Of some nine steps that waited, the newest two and what came later have pictures.
+    waited = [step.frame is None for step in rest[:9]]
+    assert waited[:5] == [True] * 5
+    assert rest[-2].frame is not None
+    assert all(len(step.sound) == 3200 for step in rest)
+    assert np.abs(np.concatenate([step.sound for step in rest[1:6]])).max() > 1000
+
+
+def test_a_stream_over_udp(workdir, path, monkeypatch):
+    monkeypatch.setattr(live, "_STALLED_S", 6.0)
+    address = f"udp://127.0.0.1:{free_port()}"
+    sender = threading.Thread(target=publish, args=(path, f"{address}?pkt_size=1316", "mpegts"), daemon=True)
+    stream = predict_kit.recognizer(workdir, OneFace()).stream(address)
+    threading.Timer(3.0, sender.start).start()
+    told = []
+    with pytest.raises(UserError, match="the stream stalls"):
+        told.extend(stream)
+    assert len(told) >= 4
+    assert "audio+video" in {moment.modalities for moment in told}
+
+
+def test_a_stream_over_rtsp(workdir, path):
+    address = f"rtsp://127.0.0.1:{free_port()}/live"
+    stream = predict_kit.recognizer(workdir, OneFace()).stream(
+        address, {"rtsp_flags": "listen", "listen_timeout": "30"}
+    )
+
+    sent = (path, address, "rtsp", "-rtsp_transport", "tcp")
+    threading.Thread(target=publish, args=sent, daemon=True).start()
+    told = list(itertools.islice(stream, 4))
+    stream.close()
+    assert [moment.end for moment in told] == [pytest.approx(1 + 0.2 * i) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("camera:7", "this machine has none|there are"),
+        ("udp://256.0.0.1:1", "cannot be opened"),
+        ("rtsp://127.0.0.1:9/x", "cannot be opened"),
+        ("lavfi:no such graph", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(workdir, source, words):
+    assert is_live(source)
+    with pytest.raises(UserError, match=words):
+        next(predict_kit.recognizer(workdir, OneFace()).stream(source))
+
+
+def test_the_command_writes_a_row_a_moment(workdir, path, tmp_path):
+    ran = predict(f"--input={device(path)}", f"--model={workdir}", f"--output={tmp_path}")
+    assert ran.returncode == 0, ran.stderr
+    [table] = tmp_path.glob("*.csv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert 8 <= len(rows) <= 11
+    assert {row["modalities"] for row in rows} <= {"audio", "audio+video"}
+    assert "lag" in ran.stdout
+    refused(predict("--input=camera:9", f"--model={workdir}", f"--output={tmp_path}"), "camera '9' cannot be opened")
