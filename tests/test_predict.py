@@ -245,7 +245,7 @@ def test_the_table_has_every_step_and_person(saved):
     with files["csv"].open() as file:
         rows = list(csv.DictReader(file))
     assert [row["person"] for row in rows] == ["face_0"] * 11 + ["face_1"] * 9
-    assert rows[0]["start"], rows[0]["end"] == ("0.0", "1.0")
+    assert (rows[0]["start"], rows[0]["end"]) == ("0.0", "1.0")
     for row in rows:
         for prefix in ("", "smooth_"):
             assert sum(float(row[prefix + label]) for label in LABELS) == pytest.approx(1, abs=1e-3)
@@ -258,7 +258,7 @@ def test_the_json_describes_the_recording_the_model_and_the_people(saved):
     told, files = saved
     content = json.loads(files["json"].read_text())
     assert content["schema"] == "fusion_emotion.prediction/1"
-    assert content["source"]["width"], content["source"]["audio_rate_hz"] == (320, 48_000)
+    assert (content["source"]["width"], content["source"]["audio_rate_hz"]) == (320, 48_000)
     assert content["model"]["numbers"] == predict_kit.ABOUT["numbers"]
     assert content["label"] == told.label
     assert [person["id"] for person in content["people"]] == ["face_0", "face_1"]

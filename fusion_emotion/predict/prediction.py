@@ -106,9 +106,7 @@ class Timeline:
         self, number: int | None, *, main: bool, n_classes: int, temperature: float, smoothing_s: float
     ) -> Person:
         """Return the rows of a person; the main one has all windows and the voice, another those with its face."""
-        found, seen = self._found.get(number or 0, {}), self._seen.get(number or 0, {})
-        if number is None:
-            found, seen = {}, {}
+        found, seen = ({}, {}) if number is None else (self._found[number], self._seen[number])
         windows = [window for window in self._windows if main or window[0] in found]
         n = len(windows)
         log_prob = np.full((n, n_classes), np.nan)

@@ -19,7 +19,7 @@ from fusion_emotion.predict.journal import Journal, Memory, Row
 from fusion_emotion.predict.live import Moment, moments
 from fusion_emotion.predict.notice import notice
 from fusion_emotion.predict.people import REACH, Look, People
-from fusion_emotion.predict.prediction import Prediction, Timeline, warnings_of
+from fusion_emotion.predict.prediction import STEP_S, Prediction, Timeline, warnings_of
 from fusion_emotion.predict.reader import Reader
 from fusion_emotion.predict.windows import Model, windows
 from fusion_emotion.prepare import hardware
@@ -172,7 +172,7 @@ class Recognizer:
             n_steps=timeline.n_steps,
             about=reader.about,
             model={**{name: self.about[name] for name in _TOLD if name in self.about}, "sha256": self._digest},
-            settings={**self.settings, "temperature": shape["temperature"], "window_s": self._model.n_frames / 5},
+            settings={**self.settings, "temperature": shape["temperature"], "window_s": self._model.n_frames * STEP_S},
             warnings=tuple(warnings),
             notice=notice(self.about),
         )
