@@ -61,7 +61,7 @@ def prepared(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.slow
-def test_a_million_clips_are_read_and_split_in_seconds_and_little_memory(prepared: pathlib.Path) -> None:
+def test_a_million_clips_are_read_and_split_in_seconds_and_a_gigabyte(prepared: pathlib.Path) -> None:
     command = [sys.executable, "-c", MEASURED, str(prepared)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     measured = json.loads(ran.stdout)
@@ -75,7 +75,7 @@ def test_a_million_clips_are_read_and_split_in_seconds_and_little_memory(prepare
             "validation": 100_000,
             "test": 200_000,
         }, protocol
-    assert measured["peak_mb"] < 1_300
+    assert measured["peak_mb"] < 1_000
     # Several times what a desktop needs.
     assert measured["read_s"] < 60
     assert measured["random_s"] < 60
