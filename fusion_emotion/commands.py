@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fusion_emotion.input.data import Data
     from fusion_emotion.input.segments import Segments
     from fusion_emotion.models.fusion import FusionNet
+    from fusion_emotion.prepare.settings import Settings
     from fusion_emotion.train.plan import Plan
 
 Config = dict[str, Any]
@@ -57,7 +58,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         _guard(job.data)
         if main:
             config_.save(config, workdir)
-            _keep_clips(config, workdir, job.data.parts)
+            _keep_clips(workdir, job.data.parts, job.data.label_names)
         train_job(job)
         _evaluate(job)
 
@@ -140,14 +141,14 @@ def crossval(config: Config, workdir: pathlib.Path) -> None:
         for run in runs:
             check_owner(run.config, run.workdir)
             config_.save(run.config, run.workdir)
-            _keep_clips(run.config, run.workdir, run.parts)
+            _keep_clips(run.workdir, run.parts, run.label_names)
         crossval.execute(runs, command=[sys.executable, str(_LAUNCH)], jobs=config["crossval"]["jobs"], is_done=is_done)
         _summarise(config, workdir, folder, runs)
 
 
 def _summarise(config: Config, workdir: pathlib.Path, folder: pathlib.Path, runs: "Sequence[Run]") -> None:
     """Run the baselines of a finished cross-validation, and write its numbers and its page."""
-    from fusion_emotion.corpora.catalogue import corpus
+    from fusion_emotion.corpora.catalogue import corpus_of
     from fusion_emotion.experiments import crossval, summary
     from fusion_emotion.pages.crossval import write_report
 
@@ -156,7 +157,7 @@ def _summarise(config: Config, workdir: pathlib.Path, folder: pathlib.Path, runs
     results = summary.summarise(config, runs, names)
     summary.write(results, workdir)
     caveats = summary.notes(results)
-    write_report(results, workdir / CROSSVAL, corpus=corpus(config["data"]["corpus"]), caveats=caveats)
+    write_report(results, workdir / CROSSVAL, corpus=corpus_of(config), caveats=caveats)
     print(f"\n{summary.text(results)}\n\nresults: {workdir / summary.RESULTS}\nreport: {workdir / CROSSVAL}")
 
 
@@ -198,7 +199,8 @@ def download(config: Config, workdir: pathlib.Path) -> None:
     from fusion_emotion.corpora import catalogue
 
     check(config)
-    catalogue.download(catalogue.corpus(config["data"]["corpus"]), _root(config), config)
+    for name, root in catalogue.members(config).items():
+        catalogue.download(catalogue.corpus(name), expanded(root, field="data.root"), config)
 
 
 _MODES = (train, prepare, evaluate, report, analyse, inspect, baselines, crossval, download)
@@ -207,10 +209,12 @@ MODES = {mode.__name__: mode for mode in _MODES}
 
 def check(config: Config) -> None:
     """Check all that needs no data, so that a wrong value does not cost a preparation. Raises UserError."""
-    from fusion_emotion.corpora import catalogue, protocols
+    from fusion_emotion.corpora import catalogue, labels, protocols
 
     config_.check(config)
-    catalogue.corpus(config["data"]["corpus"])
+    catalogue.corpus_of(config)
+    if config["data"]["labels"]:
+        labels.parse(config["data"]["labels"])
     protocols.protocol(config["split"]["protocol"])
     for name in config["crossval"]["protocols"]:
         protocols.protocol(name, field="crossval.protocols")
@@ -232,24 +236,34 @@ def check_owner(config: Config, workdir: pathlib.Path, *, ignored: Collection[st
 
 
 def prepared(config: Config) -> pathlib.Path:
-    """Prepare the corpus of a config if it is not prepared; return the folder of its records."""
-    from fusion_emotion.corpora import catalogue
-    from fusion_emotion.prepare.run import is_prepared, prepare
+    """Prepare the corpora of a config that are not prepared; return the folder of their records."""
+    from fusion_emotion.corpora.catalogue import members
+    from fusion_emotion.prepare.run import join
     from fusion_emotion.prepare.settings import Settings
-    from fusion_emotion.train import cluster
 
     settings = Settings.from_config(config)
-    corpus, root, together = catalogue.corpus(config["data"]["corpus"]), _root(config), cluster.joined()
+    folders = [_prepared(config, settings, name, root) for name, root in members(config).items()]
+    return folders[0] if len(folders) == 1 else join(folders, settings)
+
+
+def _prepared(config: Config, settings: "Settings", name: str, given_root: str) -> pathlib.Path:
+    """Prepare one corpus if it is not prepared; return the folder of its records."""
+    from fusion_emotion.corpora import catalogue
+    from fusion_emotion.prepare.run import is_prepared, prepare
+    from fusion_emotion.train import cluster
+
+    corpus, root, together = catalogue.corpus(name), expanded(given_root, field="data.root"), cluster.joined()
     if not together:
         catalogue.fetch(corpus, root, config)
     found = catalogue.find_clips(corpus, root, catalogue.Wanted.from_config(config))
     for reason, paths in found.passed_over_by_reason().items():
         print(f"passed over: {paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {reason}")
     # Accelerators of many machines would wait while one machine prepares.
-    if together and not is_prepared(found.clips, settings):
+    if together and not is_prepared(found.clips, settings, corpus=name):
         raise UserError("several processes need a prepared corpus: first run this config with --mode=prepare")
     # Nor may one process try clips again, and so change the set, while another reads it.
-    return prepare(found.clips, dataclasses.replace(settings, retry=settings.retry and not together))
+    settings = dataclasses.replace(settings, retry=settings.retry and not together)
+    return prepare(found.clips, settings, corpus=name)
 
 
 def is_done(run: "Run") -> bool:
@@ -262,10 +276,6 @@ def is_done(run: "Run") -> bool:
         return False
     # The report is the last file that a run writes.
     return not config_.changes(results["config"], run.config) and (run.workdir / REPORT).exists()
-
-
-def _root(config: Config) -> pathlib.Path:
-    return expanded(config["data"]["root"], field="data.root")
 
 
 def _reopen(config: Config, workdir: pathlib.Path, *, needs: Sequence[str], made_by: str) -> Job:
@@ -309,13 +319,12 @@ def _is_trained(workdir: pathlib.Path) -> bool:
     return any((workdir / "checkpoints").glob("[0-9]*")) or (workdir / "model").exists()
 
 
-def _keep_clips(config: Config, workdir: pathlib.Path, parts: "Mapping[Part, Segments]") -> None:
+def _keep_clips(workdir: pathlib.Path, parts: "Mapping[Part, Segments]", label_names: Sequence[str]) -> None:
     """Write the parts of a split into a workdir that keeps none, unless an earlier version trained there."""
-    from fusion_emotion.corpora.catalogue import corpus
     from fusion_emotion.input import membership
 
     if not (workdir / membership.CLIPS).exists() and not _is_trained(workdir):
-        membership.save(workdir, parts, label_names=corpus(config["data"]["corpus"]).label_names)
+        membership.save(workdir, parts, label_names=label_names)
 
 
 def _guard(data: "Data") -> None:

@@ -19,7 +19,7 @@ from fusion_emotion.units import SAMPLE_RATE_HZ
 CONFIG = "config.json"  # in a workdir
 
 # A workdir belongs to one config; these sections and fields, which say where and how to run, may change.
-NOT_OWNED = ("run", "crossval", "predict", "data.root")
+NOT_OWNED = ("run", "crossval", "predict", "data.root", "data.roots")
 # These may differ when a training goes on, which then prints the change.
 MAY_GROW = ("train.epochs", "train.patience_epochs")
 # --mode=crossval sets these in each of its runs, so its own workdir is not bound to them.
@@ -93,7 +93,8 @@ _STRIDES = multiple_of(32, whole(32, 4096, " px"))  # that InsightFace's detecto
 _EPOCHS, _SOME_EPOCHS = whole(0, 10**6), whole(1, 10**6)
 FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "parquet", "png", "mp4")  # of a prediction
 _ACTOR = Check(lambda value: str(value).isdecimal() and 1 <= int(value) < 100, "a number, 1 to 99")  # 5, or "05"
-_FOLDER = Check(lambda value: bool(value.strip()) and "\0" not in value, "the path of a folder")
+_FOLDER = Check(lambda value: bool(str.strip(value)) and "\0" not in value, "the path of a folder")
+_CORPUS = Check(lambda value: bool(str.strip(value)), "the name of a corpus")
 _URL = Check(lambda value: value.startswith(("https://", "http://")), "an address that begins with https:// or http://")
 _WRITTEN = Check(lambda value: _FOLDER.holds(value) and is_utf8(value), f"{_FOLDER.expected}, in UTF-8")
 
@@ -109,18 +110,31 @@ _TYPES = {
 FIELDS: dict[str, Field] = {
     "seed": Field(0, _SEED),  # of the initial parameters, the order and cutting of segments, and dropout
     # --- data: which clips ---
-    "data.corpus": Field("ravdess"),  # ravdess, sample
+    "data.corpus": Field("ravdess"),  # ravdess, sample, cremad, savee, tess, emodb, ferplus; folder: your recordings
     "data.root": Field("data/ravdess", _FOLDER),  # folder of the corpus
+    "data.table": Field(""),  # of your recordings: csv or parquet with the columns path and emotion; "": by folders
+    # ravdess8, basic7, basic6, iemocap4, valence3, or "negative=sad+angry, positive=happy"; "": the corpus's own words
+    "data.labels": Field(""),
+    "data.labels_by": Field("acted", one_of("acted", "votes")),  # who names the emotion: the actor's task, or raters
+    "data.corpora": Field(
+        (), several(_CORPUS, once=True, none=True)
+    ),  # several corpora at once, in place of data.corpus
+    "data.roots": Field((), several(_FOLDER, none=True)),  # their folders, in the same order
+    # how often a segment of each is drawn in training, against one of weight 1; (): all alike
+    "data.weights": Field((), several(between(0, 1000, "(]"), none=True)),
     "data.channel": Field("speech", one_of("speech", "song", "both")),
     "data.actors": Field((), several(_ACTOR, none=True)),  # numbers of the actors to use; (): all
     # --- split: which clips train and which test ---
-    # random, random_windows, takes, luna5, contiguous6, emobox6, chumachenko, loso, kfold
+    # random, random_windows, takes, luna5, contiguous6, emobox6, chumachenko, loso, kfold, leave_one_corpus_out,
+    # given and given_takes (the parts that the corpus or the table names), "train:A+B test:C" (of corpora)
     "split.protocol": Field("random"),
     "split.fold": Field(0, whole(0, 9999)),  # the fold that is tested, of a protocol with folds
     "split.n_folds": Field(5, whole(2, 9999)),  # of kfold and takes
     "split.test_fraction": Field(0.2, between(0, 1, "()")),  # of the takes (random) or segments (random_windows)
     "split.validation_fraction": Field(0.125, between(0, 1, "()")),  # of the rest; it chooses the checkpoint
     "split.seed": Field(0, _SEED),
+    # of data.corpora, those whose clips the protocol places; the others only train; (): all
+    "split.corpora": Field((), several(_CORPUS, once=True, none=True)),
     # --- crossval: the runs of --mode=crossval ---
     # every fold of each; a protocol without folds: one split a seed
     "crossval.protocols": Field(("kfold",), several(ANY, once=True)),
@@ -128,7 +142,8 @@ FIELDS: dict[str, Field] = {
     "crossval.jobs": Field(1, whole(1, 256)),  # runs at once; they share the cores and the accelerator's memory
     "crossval.baselines": Field(True),  # also majority class and logistic regressions on the same splits
     # --- prepare: the content of the records; each field changes the name of the cache folder ---
-    "prepare.detector": Field("insightface", one_of("insightface", "centerface")),  # centerface: embedded, no download
+    # centerface: embedded, no download; none: pictures are crops of faces already
+    "prepare.detector": Field("insightface", one_of("insightface", "centerface", "none")),
     "prepare.detector_sizes": Field((192, 512), several(_STRIDES)),  # px, longer side of the input; tried in turn
     "prepare.detector_threshold": Field(0.5, between(0, 1, "()")),  # lowest score of a face
     "prepare.insightface_pack": Field("buffalo_sc", _FOLDER),
@@ -271,6 +286,13 @@ def check(config: Mapping[str, Any]) -> None:
     if (mfcc["fmax"] - mfcc["fmin"]) * mfcc["n_fft"] / SAMPLE_RATE_HZ < mfcc["n_mels"]:
         at = ", ".join(given[f"model.mfcc.{name}"] for name in ("fmin", "fmax", "n_fft"))
         raise UserError(f"{given['model.mfcc.n_mels']} is more than the frequencies of {at}: choose fewer bands")
+    if (n := len(values["data.corpora"])) == 1:
+        raise UserError(f"{given['data.corpora']} names one corpus: set data.corpus and data.root instead")
+    for name, remedy in (("data.roots", "name a folder for each"), ("data.weights", "one for each, or ()")):
+        if len(values[name]) != n and (values[name] or (n and name == "data.roots")):
+            raise UserError(f"{given[name]} does not go with {given['data.corpora']}: {remedy}")
+    if n and not values["data.labels"]:
+        raise UserError(f"{given['data.corpora']} have words of their own: set data.labels to one set for all (basic7)")
     pads, seconds = values["segment.pad_to_s"], values["segment.seconds"]
     if pads and not math.isclose(pads[-1], seconds):
         raise UserError(f"{given['segment.pad_to_s']} must end with {given['segment.seconds']}, the longest piece")

@@ -205,7 +205,7 @@ def test_the_names_in_the_table_are_those_of_what_there_is() -> None:
     own = [value for value in vars(detectors).values() if getattr(value, "__module__", "") == detectors.__name__]
     for name, names in {
         "model.strip_network": STRIP_NETWORKS,
-        "prepare.detector": [value.__name__.lower() for value in own if "__call__" in vars(value)],
+        "prepare.detector": ["none", *(v.__name__.lower() for v in own if "__call__" in vars(v))],
         "run.engine": ENGINES,
     }.items():
         assert set(names) == set(FIELDS[name].check.names), name
@@ -227,10 +227,10 @@ def test_the_names_in_the_table_are_those_of_what_there_is() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_workdir_owns_what_a_model_depends_on(name: str) -> None:
     new = changed({name: other(FIELDS[name].default)})
-    free = name.startswith(("run.", "crossval.", "predict.")) or name == "data.root"
+    free = name.startswith(("run.", "crossval.", "predict.")) or name in ("data.root", "data.roots")
     assert set(changes(defaults().to_dict(), new)) == (set() if free else {name})
     assert not changes(defaults().to_dict(), new, ignored=[name])
-    assert set(NOT_OWNED) == {"run", "crossval", "predict", "data.root"}
+    assert set(NOT_OWNED) == {"run", "crossval", "predict", "data.root", "data.roots"}
 
 
 def test_a_config_comes_back_as_it_was_saved(tmp_path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import run_tiny
 import tiny
 from fusion_emotion.corpora.protocols import protocol
 from fusion_emotion.corpora.ravdess import LABEL_NAMES, parse_name
@@ -177,7 +178,7 @@ def test_silence_black_pictures_and_nothing_at_all_are_not_compared(tmp_path):
 @pytest.mark.parametrize("name", ["kfold", "random", "random_windows"])
 def test_no_false_alarm_on_the_tiny_corpus(tmp_path, name):
     folder = tiny.write(tmp_path / "tiny")
-    rows, _ = usable_rows(folder, "audio+video", label_names=LABEL_NAMES)
+    rows = usable_rows(folder, run_tiny.settings()).rows
     split = {"fold": 0, "n_folds": 3, "test_fraction": 0.2, "validation_fraction": 0.2, "seed": 0}
     parts = split_segments(rows, {"protocol": name, **split}, Cutting())
     report = check_split(folder, parts, protocol(name))

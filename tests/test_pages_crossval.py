@@ -12,6 +12,7 @@ import run_tiny
 import tiny
 from fusion_emotion.corpora.catalogue import corpus
 from fusion_emotion.corpora.protocols import protocol
+from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.evaluate.answers import Answers
 from fusion_emotion.evaluate.table import NETWORK
 from fusion_emotion.experiments import summary
@@ -40,6 +41,7 @@ def results_of(name: str, corpus_name: str = "ravdess") -> dict[str, Any]:
             seed=0,
             config={},
             workdir=pathlib.Path(),
+            label_names=LABEL_NAMES,
             parts={"test": segments_of(part, Cutting())},
         )
         for fold, part in enumerate(folds)

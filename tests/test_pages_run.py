@@ -69,7 +69,7 @@ def make(
     records = [dataclasses.replace(record, **(changes or {}).get(i, {})) for i, record in enumerate(records)]
     lost = {"clip_id": "ravdess/lost", "status": "quarantined", "reason": "no face in it", "record": -1}
     prepared = page_kit.write_corpus(folder / "prepared", [*records, records[0]], {CLIPS: lost})
-    rows, set_aside = usable_rows(prepared, modalities, label_names=LABEL_NAMES)
+    rows, labels, set_aside = usable_rows(prepared, run_tiny.settings(model__modalities=modalities))
     test, drawn = segments_of(rows, Cutting()), protocols.protocol(protocol)
     answers = Answers.of(rows, np.log(np.where(np.eye(8)[PREDICTED] > 0, 0.45, 0.05)))
     reliability = {"ece": 0.25, "count": [4, 6], "confidence": [None, 0.75], "accuracy": [None, 0.5]}
@@ -105,6 +105,7 @@ def make(
     data = Data(
         folder=prepared,
         corpus=catalogue.corpus(corpus),
+        labels=labels,
         protocol=drawn,
         parts={"train": test, "validation": test, "test": test},
         set_aside=collections.Counter(set_aside),

@@ -101,8 +101,8 @@ def test_a_clip_that_kills_its_decoder_costs_itself(tmp_path):
     os.kill(worker.pid, signal.SIGSEGV)
     assert len(list(finishing)) == 3
     groups.close(tmp_path, group)
-    write_set(tmp_path, keys, {})
-    rows, records = contents(set_folder(tmp_path, keys))
+    write_set(tmp_path, group.clips, {})
+    rows, records = contents(set_folder(tmp_path, group.clips))
     assert ["signal 11" in row.reason for row in rows] == [False, True, False, False]
     assert [row.retry for row in rows] == [False, True, False, False]
     assert len(records) == 3

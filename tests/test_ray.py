@@ -168,8 +168,8 @@ def test_a_machine_without_the_clips_does_not_quarantine_them(clips, tmp_path):
         ray_engine.close_group(tmp_path, group, settings_of(tmp_path), True)
     # A clip that no machine sees is a bad clip.
     ray_engine.close_group(tmp_path, group, settings_of(tmp_path), False)
-    write_set(tmp_path, [key], {})
-    [row] = read_rows(set_folder(tmp_path, [key]) / MANIFEST)
+    write_set(tmp_path, group.clips, {})
+    [row] = read_rows(set_folder(tmp_path, group.clips) / MANIFEST)
     assert (row.status, row.clip_id, row.retry) == ("quarantined", clip.clip_id, True)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import run_tiny
 import tiny
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import atomic
@@ -60,6 +61,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-1, 2**40),
     bool: st.booleans(),
     float: st.floats(allow_nan=False, allow_infinity=False),
+    Sequence[str]: st.lists(text).map(tuple),
 }
 a_row = st.builds(
     Row, **{field.name: OF_TYPE[field.type] for field in dataclasses.fields(Row) if field.name != "label"}
@@ -83,12 +85,13 @@ def test_a_manifest_is_read_as_it_was_written(rows: list[Row]) -> None:
 def test_rows_are_labelled_when_they_are_read_for_a_model(tmp_path: pathlib.Path) -> None:
     folder = tiny.write(tmp_path / "tiny", speakers=2)
     names = ("happy", "neutral", "sad")
-    rows, others = usable_rows(folder, "audio", label_names=names)
+    rows, labels, others = usable_rows(folder, run_tiny.settings(data__labels=", ".join(names)))
+    assert labels.names == names
     assert [(row.emotion, row.label) for row in rows] == 2 * [("neutral", 1), ("happy", 0), ("sad", 2)]
     assert others.total() == 2 * 5
     assert all(any(emotion in reason for reason in others) for emotion in ("calm", "disgust"))
     with pytest.raises(UserError, match="labels"):
-        usable_rows(folder, "audio", label_names=("bored",))
+        usable_rows(folder, run_tiny.settings(data__labels="bored, excited"))
 
 
 def test_shards_come_in_the_order_that_rows_count(tmp_path: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import run_tiny
 import tiny
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
@@ -148,13 +149,14 @@ def test_clips_that_lack_a_modality_or_a_label_are_counted(tmp_path: pathlib.Pat
         ("audio", LABEL_NAMES, [1, 3, 4, 5, 6], [1, 3, 4, 5, 6]),
         ("video", LABEL_NAMES[:1:-1], [2, 4, 5, 6], [5, 3, 2, 1]),  # fewer labels, in another order
     ):
-        usable, others = usable_rows(tmp_path, modalities, label_names=names)
+        config = run_tiny.settings(model__modalities=modalities, data__labels=", ".join(names))
+        usable, _, others = usable_rows(tmp_path, config)
         assert [int(row.clip_id[-1]) for row in usable] == clips
         assert [row.label for row in usable] == labels
         assert others.total() == 7 - len(clips)
     write_rows(tmp_path / MANIFEST, rows[2:3])
     with pytest.raises(UserError, match="1 no audio"):
-        usable_rows(tmp_path, "audio", label_names=LABEL_NAMES)
+        usable_rows(tmp_path, run_tiny.settings(model__modalities="audio"))
 
 
 SPLIT = {"fold": 0, "n_folds": 3, "test_fraction": 0.2, "validation_fraction": 0.25, "seed": 0}

@@ -87,5 +87,5 @@ def row_of(record: Record, *, index: int) -> Row:
         detector="insightface",
         record=index,
         digest=hashlib.sha256(encode(record)).hexdigest()[:16],
-        label=LABEL_NAMES.index(record.emotion),
+        label=LABEL_NAMES.index(record.emotion) if record.emotion in LABEL_NAMES else -1,
     )

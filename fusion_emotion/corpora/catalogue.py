@@ -2,13 +2,14 @@
 
 import importlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
+from fusion_emotion.corpora.labels import in_order
 from fusion_emotion.errors import UserError, unknown_name
 
-MODULES = ("ravdess", "sample")
+MODULES = ("ravdess", "sample", "cremad", "savee", "tess", "emodb", "ferplus", "folder")
 
 
 def corpus(name: str) -> Corpus:
@@ -16,6 +17,39 @@ def corpus(name: str) -> Corpus:
     if name not in MODULES:
         raise unknown_name("data.corpus", name, MODULES)
     return importlib.import_module(f"fusion_emotion.corpora.{name}").CORPUS
+
+
+def members(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the folder of each corpus of a config: of that of data.corpus, or of those of data.corpora."""
+    data = config["data"]
+    return dict(zip(data["corpora"], data["roots"], strict=True)) or {data["corpus"]: data["root"]}
+
+
+def corpus_of(config: Mapping[str, Any]) -> Corpus:
+    """The corpus of a config, or the description of several as one. Raises UserError for an unknown name."""
+    return joined(list(members(config)))
+
+
+def joined(names: Sequence[str]) -> Corpus:
+    """The corpus of a name, or the description of several as one. Raises UserError for an unknown name."""
+    several = [corpus(name) for name in names]
+    if len(several) == 1:
+        return several[0]
+
+    def together(values: Iterable[str], separator: str) -> str:
+        return separator.join(dict.fromkeys(filter(None, values)))
+
+    return Corpus(
+        name="+".join(names),
+        title=together((member.title for member in several), " and "),
+        licence=together((f"{member.title}: {member.licence}" for member in several), "; "),
+        credit=together((member.credit for member in several), " "),
+        label_names=in_order({word for member in several for word in member.label_names}),
+        expects="",
+        find=several[0].find,
+        groups=("corpus", *(group for group in several[0].groups if all(group in other.groups for other in several))),
+        note=together((member.note for member in several), " "),
+    )
 
 
 def find_clips(corpus: Corpus, root: pathlib.Path, wanted: Wanted) -> Found:

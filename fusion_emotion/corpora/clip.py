@@ -5,6 +5,7 @@ import pathlib
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts")
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,3 +28,13 @@ class Clip:
     repetition: str
     modality: str  # "av", "v", "a"
     channel: str  # "speech", "song"
+    start_s: float = 0.0  # of an excerpt of the file, s
+    end_s: float = 0.0  # likewise; 0: the end of the file
+    split: str = ""  # "train", "validation", "test": the part that the corpus's owners name
+    votes: str = ""  # of several raters, as "happy=7+neutral=2"
+    more: tuple[str, ...] = ()  # what else is known, as "age=34"
+
+    @property
+    def is_still(self) -> bool:
+        """True for a picture that is not a film."""
+        return self.path.suffix.lower() in PICTURE_SUFFIXES

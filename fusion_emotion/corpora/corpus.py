@@ -15,6 +15,9 @@ class Wanted:
     audio_alone: bool
     channel: str  # speech, song, both
     actors: tuple[int, ...] = ()  # numbers; (): all
+    table: str = ""  # of your own recordings
+    labels: str = ""  # a label set, by name or written out; "": the corpus's own words
+    labels_by: str = "acted"  # or "votes", of raters
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Wanted":
@@ -23,6 +26,7 @@ class Wanted:
             audio_alone=config["model"]["modalities"] == "audio",
             channel=config["data"]["channel"],
             actors=tuple(int(actor) for actor in config["data"]["actors"]),
+            **{name: config["data"][name] for name in ("table", "labels", "labels_by")},
         )
 
 
@@ -49,7 +53,7 @@ class Corpus:
     title: str  # in a sentence
     licence: str  # of the data, and so of a model trained on them
     credit: str  # said on pages that show its pictures or sound
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...]  # its words for emotions; (): those of the recordings
     expects: str  # the files it consists of, for the error that there are none
     find: Callable[[pathlib.Path, Wanted], Found]  # raises UserError for clips that are there but not as wanted
     groups: tuple[str, ...] = ("speaker", "sex")  # fields of a row to break results down by

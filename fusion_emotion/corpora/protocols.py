@@ -5,8 +5,9 @@ never used for a choice: every protocol takes the validation part, which chooses
 """
 
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ class Item:
     speaker: str
     sex: str
     label: int
+    corpus: str = ""
+    split: str = ""  # the part that the corpus or a table names
 
 
 # The held-out takes or speakers of each fold, from the items, the number of folds and a seed.
@@ -41,6 +44,9 @@ class Protocol:
     meaning: str
     folds: Folds | None = None  # None: one split a seed
     validation: frozenset[str] | None = None  # published speakers; None: drawn
+    corpora: frozenset[str] = frozenset()  # the only ones that are used; (): all
+    by_corpus: bool = False  # sides are of different corpora, so speakers need no names
+    given: bool = False  # the parts are those that the corpus or a table names
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -76,7 +82,13 @@ class Protocol:
         """Return the id of the unit that each item belongs to."""
         if self.unit == "segment":
             return [str(index) for index in range(len(items))]
-        return [item.speaker if self.unit == "speaker" else item.take_id for item in items]
+        # Of corpora that name no speaker, each take counts as one.
+        return [item.speaker or item.take_id if self.unit == "speaker" else item.take_id for item in items]
+
+
+def _speakers(items: Sequence[Item], corpora: Collection[str]) -> set[str]:
+    """The speakers of some corpora; of corpora that name no speaker, each take counts as one."""
+    return {item.speaker or item.take_id for item in items if item.corpus in corpora}
 
 
 def _shuffled(values: Iterable[str], *seed: int) -> list[str]:
@@ -177,6 +189,27 @@ PROTOCOLS = {
             folds=lambda items, n_folds, seed: [{name} for name in sorted({item.speaker for item in items})],
         ),
         Protocol(
+            name="leave_one_corpus_out",
+            unit="speaker",
+            meaning="one corpus a fold, which no other part has speakers of",
+            folds=lambda items, n_folds, seed: [
+                _speakers(items, {name}) for name in sorted({item.corpus for item in items})
+            ],
+            by_corpus=True,
+        ),
+        Protocol(
+            name="given",
+            unit="speaker",
+            meaning="speaker-independent, the parts that the corpus's owners or a table name",
+            given=True,
+        ),
+        Protocol(
+            name="given_takes",
+            unit="take",
+            meaning="the parts that the corpus's owners or a table name; the same people may be on both sides",
+            given=True,
+        ),
+        Protocol(
             name="kfold",
             unit="speaker",
             meaning="speaker-independent, folds over all speakers of the data",
@@ -186,10 +219,26 @@ PROTOCOLS = {
 }
 
 
+# train:A+B test:C
+_ACROSS = re.compile(r"train:([\w+]+) test:([\w+]+)")
+
+
 def protocol(name: str, *, field: str = "split.protocol") -> Protocol:
     """Return a protocol by its name, which `field` of the config holds. Raises UserError for an unknown one."""
+    if match := _ACROSS.fullmatch(name):
+        trained, tested = (frozenset(names.split("+")) for names in match.groups())
+        if both := sorted(trained & tested):
+            raise UserError(f"{field}={name!r} trains and tests on {both[0]}: name each corpus on one side")
+        return Protocol(
+            name=name,
+            unit="speaker",
+            meaning=f"trained on {match[1]}, tested on {match[2]}",
+            folds=lambda items, n_folds, seed: [_speakers(items, tested)],
+            corpora=trained | tested,
+            by_corpus=True,
+        )
     if name not in PROTOCOLS:
-        raise unknown_name(field, name, tuple(PROTOCOLS))
+        raise unknown_name(field, name, (*PROTOCOLS, "'train:A+B test:C' of corpora"))
     return PROTOCOLS[name]
 
 
@@ -221,7 +270,12 @@ def draw(
     """
     keys = protocol.keys(items)
     _check_enough(items, protocol)
-    if protocol.folds is None:
+    if protocol.given:
+        test = _given_test(items, keys, protocol)
+        rest = {key: item for key, item in zip(keys, items, strict=True) if key not in test}
+        validation = {key for key, item in rest.items() if item.split == "validation"}
+        validation = validation or _validation(rest, protocol, validation_fraction, seed, fold)
+    elif protocol.folds is None:
         shuffled = _shuffled(keys, seed)
         test = _first(shuffled, test_fraction)
         validation = _first([key for key in shuffled if key not in test], validation_fraction)
@@ -247,7 +301,13 @@ def draw(
 
 
 def _check_enough(items: Sequence[Item], protocol: Protocol) -> None:
-    """Raise UserError if there are fewer units than parts."""
+    """Raise UserError if there are fewer units than parts, or a protocol of speakers that are not known."""
+    unknown = sum(not item.speaker for item in items)
+    if unknown and protocol.unit == "speaker" and not protocol.by_corpus:
+        raise UserError(
+            f"split.protocol={protocol.name} needs the speaker of each clip, and {unknown} of {len(items)} have none: "
+            f"name the speakers{_other_protocols(items, protocol)}"
+        )
     if (n := len(set(protocol.keys(items)))) < len(PARTS):
         raise UserError(
             f"split.protocol={protocol.name} needs {len(PARTS)} {protocol.unit}s, one for each part, and there "
@@ -257,9 +317,28 @@ def _check_enough(items: Sequence[Item], protocol: Protocol) -> None:
 
 def _other_protocols(items: Sequence[Item], protocol: Protocol) -> str:
     """The protocols without published speakers that the clips are enough for, as an end of a remedy."""
-    others = (PROTOCOLS[name] for name in ("loso", "takes", "random"))
+    named = all(item.speaker for item in items)
+    others = (PROTOCOLS[name] for name in ("loso", "takes", "random")[0 if named else 1 :])
     names = [o.name for o in others if o is not protocol and len(set(o.keys(items))) >= len(PARTS)]
     return f", or --config.split.protocol={' or '.join(names)}" if names else ""
+
+
+def _given_test(items: Sequence[Item], keys: Sequence[str], protocol: Protocol) -> set[str]:
+    """The units of the test part that the items name. Raises UserError if some name none, or a unit two."""
+    if unnamed := sum(not item.split for item in items):
+        raise UserError(
+            f"split.protocol={protocol.name} takes the part that each clip names, and {unnamed} of {len(items)} name "
+            "none: fill the column split (train, validation, test), or choose another protocol"
+        )
+    part_of: dict[str, str] = {}
+    for key, item in zip(keys, items, strict=True):
+        if part_of.setdefault(key, item.split) != item.split:
+            remedy = "give it one" + ", or choose given_takes" * (protocol.unit == "speaker")
+            raise UserError(
+                f"split.protocol={protocol.name}: {protocol.unit} {key} is in the parts {part_of[key]} and "
+                f"{item.split}: {remedy}"
+            )
+    return {key for key, part in part_of.items() if part == "test"}
 
 
 def _validation(rest: Mapping[str, Item], protocol: Protocol, fraction: float, seed: int, fold: int) -> set[str]:
@@ -280,5 +359,5 @@ def check(items: Sequence[Item], parts: Sequence[Part], protocol: Protocol) -> N
             continue
         side: dict[str, Part] = {}
         for key, part in zip(keys, parts, strict=True):
-            if side.setdefault(key, part) != part:
+            if key and side.setdefault(key, part) != part:
                 raise AssertionError(f"protocol {protocol.name}: {unit} {key} is in {side[key]} and in {part}")

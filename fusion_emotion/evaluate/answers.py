@@ -65,7 +65,7 @@ class Answers:
         return dict(zip(self.clip_ids, zip(self.speakers, self.true.tolist(), strict=True), strict=True))
 
     def metrics(self, part: str) -> dict[str, float]:
-        """Return loss, UAR and WAR of clips and UAR of segments, with the part in their names."""
+        """Return loss, UAR and WAR of clips, each corpus's UAR if there are several, and UAR of segments, by `part`."""
         assert self.loss is not None
         assert self.segment_confusion is not None
         return {
@@ -73,6 +73,17 @@ class Answers:
             f"{part}_uar": metrics.uar(self.confusion),
             f"{part}_war": metrics.war(self.confusion),
             f"{part}_segment_uar": metrics.uar(self.segment_confusion),
+            **{f"{part}_uar_{name}": metrics.uar(confusion) for name, confusion in self._by_corpus().items()},
+        }
+
+    def _by_corpus(self) -> dict[str, Int[np.ndarray, "C C"]]:
+        """The confusion matrix of the clips of each corpus; none for one corpus alone."""
+        of_clip = np.array([clip_id.partition("/")[0] for clip_id in self.clip_ids])
+        names = sorted(set(of_clip.tolist()))
+        return {
+            name: metrics.confusion_matrix(self.true[of_clip == name], self.predicted[of_clip == name], self.n_classes)
+            for name in names
+            if len(names) > 1
         }
 
 

@@ -98,8 +98,8 @@ def evaluate(model: FusionNet, data: Data, config: Mapping[str, Any], workdir: p
             "intervals": _intervals(tested),
             "calibration": _calibration(validated, tested),
             "by": {
-                group: statistics.breakdown(tested, [getattr(row, group) for row in data.parts["test"].rows])
-                for group in data.corpus.groups
+                group: statistics.breakdown(tested, values)
+                for group, values in statistics.groupings(data.parts["test"].rows, data.corpus.groups).items()
             },
         },
         "parameters": parameter_count(chosen.variables["params"]),
@@ -240,6 +240,12 @@ def results_table(results: dict[str, Any]) -> str:
     rows = [
         [f"{level} ({test[level]['count']})", *(percent(test[level][name]) for name in names)]
         for level in ("clip", "segment")
+    ]
+    by_corpus = test["by"].get("corpus", {})
+    rows += [
+        [f"clip, {name} ({of['n']})", percent(of["uar"]), percent(of["war"]), "", ""]
+        for name, of in by_corpus.items()
+        if len(by_corpus) > 1
     ]
     lines = [
         f"{results['corpus']}, {results['modalities']}, test part of protocol {protocol['name']}{fold}:",

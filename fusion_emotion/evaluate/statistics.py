@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from fusion_emotion.evaluate import metrics
 from fusion_emotion.evaluate.answers import Answers
+from fusion_emotion.prepare.records import Row
 
 Statistic = Literal["uar", "war", "macro_f1"]
 STATISTICS: Mapping[Statistic, Callable[[np.ndarray], metrics.Measure]] = {
@@ -25,6 +26,7 @@ STATISTICS: Mapping[Statistic, Callable[[np.ndarray], metrics.Measure]] = {
 
 LEAST_SPEAKERS = 4  # of an interval that is shown: with fewer it is far too narrow
 TEMPERATURES = (0.05, 20.0)  # lowest and highest that are fitted
+_MOST_VALUES = 20  # of an added column that results are broken down by
 _ROUNDING = 1e-9
 
 
@@ -187,6 +189,20 @@ def fit_temperature(log_prob_validation: Float[np.ndarray, "n C"], true: Int[np.
     # Over the logarithm: a temperature of 2 is as far from 1 as one of 1/2.
     optimum = scipy.optimize.minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
     return float(np.exp(optimum.x))
+
+
+def groupings(rows: Sequence[Row], fields: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values of the rows by field, for `fields` and the columns that a corpus's owner added.
+
+    Fields that no row has a value of are left out, and added columns with more than 20 values.
+    """
+    added = dict.fromkeys(text.partition("=")[0] for row in rows for text in row.more)
+    values = {name: [row.value(name) for row in rows] for name in (*fields, *added)}
+    return {
+        name: of_rows
+        for name, of_rows in values.items()
+        if any(of_rows) and (name in fields or len(set(of_rows)) <= _MOST_VALUES)
+    }
 
 
 def breakdown(answers: Answers, values: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,6 @@ from typing import Any
 from fusion_emotion import locks
 from fusion_emotion.cores import cores
 from fusion_emotion.corpora import protocols
-from fusion_emotion.corpora.catalogue import corpus
 from fusion_emotion.corpora.protocols import Part, Protocol
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.evaluate import answers
@@ -31,7 +30,7 @@ from fusion_emotion.evaluate.baselines import available, baseline
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.data import Data
 from fusion_emotion.input.membership import CLIPS, clip_ids, parts_of
-from fusion_emotion.input.segments import Segments, items_of, usable_rows
+from fusion_emotion.input.segments import Segments, items_of, rows_for, usable_rows
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.progress import bar
 from fusion_emotion.train.writer import read_metrics
@@ -51,6 +50,7 @@ class Run:
     seed: int
     config: dict[str, Any]
     workdir: pathlib.Path
+    label_names: tuple[str, ...]
     parts: Mapping[Part, Segments]
 
     def __str__(self) -> str:
@@ -77,26 +77,34 @@ def plan(config: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path)
 
     Raises UserError for a split that cannot be drawn, and for kept clips that vanished or changed.
     """
-    label_names = corpus(config["data"]["corpus"]).label_names
-    rows, _ = usable_rows(folder, config["model"]["modalities"], label_names=label_names)
+    rows, labels, _ = usable_rows(folder, config)
     if earlier := sorted(workdir.glob(f"*/*/{CLIPS}")):
-        kept = clip_ids(parts_of(config, rows, folder, earlier[0].parent, label_names=label_names))
+        kept = clip_ids(parts_of(config, rows, folder, earlier[0].parent, label_names=labels.names))
         if n_new := len(rows) - len(kept):
             print(f"set aside  {n_new} clips new since this cross-validation began")
         rows = [row for row in rows if row.clip_id in kept]
     split, runs = config["split"], []
     for name in config["crossval"]["protocols"]:
         protocol = protocols.protocol(name, field="crossval.protocols")
-        folds = protocols.folds(items_of(rows), protocol, n_folds=split["n_folds"], seed=split["seed"])
+        used = rows_for(protocol, rows)
+        folds = protocols.folds(items_of(used), protocol, n_folds=split["n_folds"], seed=split["seed"])
         if not folds:
             raise UserError(f"crossval.protocols: {name} tests none of these speakers; choose kfold, takes or loso")
         for seed in config["crossval"]["seeds"]:
             for fold in folds:
                 run_config = _config(config, protocol, fold, seed)
                 run_workdir = workdir / name / f"fold-{fold}-seed-{seed}"
-                parts = parts_of(run_config, rows, folder, run_workdir, label_names=label_names)
+                parts = parts_of(run_config, used, folder, run_workdir, label_names=labels.names)
                 runs.append(
-                    Run(protocol=protocol, fold=fold, seed=seed, config=run_config, workdir=run_workdir, parts=parts)
+                    Run(
+                        protocol=protocol,
+                        fold=fold,
+                        seed=seed,
+                        config=run_config,
+                        workdir=run_workdir,
+                        label_names=labels.names,
+                        parts=parts,
+                    )
                 )
     return runs
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from fusion_emotion.corpora.catalogue import corpus
+from fusion_emotion.corpora.catalogue import corpus_of
 from fusion_emotion.corpora.protocols import Protocol
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import answers, metrics, statistics, table
@@ -46,11 +46,11 @@ def summarise(config: Mapping[str, Any], runs: Sequence[Run], baseline_names: Se
         protocol: _systems({run: run_results[run] for run in chosen}, baseline_names)
         for protocol, chosen in by_protocol.items()
     }
-    first, described = run_results[runs[0]], corpus(config["data"]["corpus"])
+    first, described = run_results[runs[0]], corpus_of(config)
     return {
         "corpus": described.name,
         "modalities": config["model"]["modalities"],
-        "label_names": list(described.label_names),
+        "label_names": list(runs[0].label_names),
         "protocols": {
             protocol.name: describe(protocol, chosen, systems[protocol], described.groups)
             for protocol, chosen in by_protocol.items()
@@ -127,8 +127,10 @@ def _measure(system: System, rows: Mapping[str, Row], groups: Sequence[str]) -> 
             "after": statistics.calibration(np.concatenate(scaled), everything.true) if scaled else None,
         },
         "by": {
-            group: statistics.breakdown(everything, [getattr(rows[clip_id], group) for clip_id in everything.clip_ids])
-            for group in groups
+            group: statistics.breakdown(everything, values)
+            for group, values in statistics.groupings(
+                [rows[clip_id] for clip_id in everything.clip_ids], groups
+            ).items()
         },
     }
 

@@ -72,11 +72,11 @@ def check_pairs(settings: Augmentation, local_batch_size: int) -> None:
 def augment(batch: Batch, keys: Key[Array, "batch"], settings: Augmentation, *, n_classes: int) -> Batch:
     """Augment faces, waveforms and flags, and add `target`, float32 [batch, n_classes].
 
-    `target` is the one-hot labels, mixed as the examples are. Padding stays zero. Raises UserError for an odd batch
-    under mixup.
+    `target` is the batch's own, shares of votes, or else the one-hot labels, mixed as the examples are. Padding stays
+    zero. Raises UserError for an odd batch under mixup.
     """
     check_pairs(settings, len(batch["label"]))
-    out = {**batch, "target": jax.nn.one_hot(batch["label"], n_classes)}
+    out = {"target": jax.nn.one_hot(batch["label"], n_classes), **batch}
 
     def stream(name: str) -> Key[Array, "batch"]:
         return jax.vmap(lambda key: jax.random.fold_in(key, _STREAMS.index(name)))(keys)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
+from jaxtyping import Float32
 
+from fusion_emotion.corpora.labels import Labels, share_of_votes
 from fusion_emotion.input.segments import Segments, n_times
 from fusion_emotion.models.batch import Batch
 from fusion_emotion.prepare.records import Record, decode, shard_paths
@@ -41,20 +43,28 @@ class Source:
 
     segments: Segments
     records: grain.sources.ArrayRecordDataSource
+    targets: Float32[np.ndarray, "clips C"] | None = None  # shares of raters' votes; None: no clip has any
 
     @classmethod
-    def open(cls, folder: pathlib.Path, segments: Segments) -> "Source":
-        """Open the records of `segments` of the corpus prepared in `folder`."""
-        return cls(segments, grain.sources.ArrayRecordDataSource(shard_paths(folder)))
+    def open(cls, folder: pathlib.Path, segments: Segments, *, labels: Labels | None = None) -> "Source":
+        """Open the records of `segments` of the corpus prepared in `folder`; votes count with `labels`."""
+        targets = None
+        if labels and any(row.votes for row in segments.rows):
+            targets = np.eye(len(labels.names), dtype=np.float32)[segments.labels]
+            for place, row in enumerate(segments.rows):
+                if row.votes and (shares := share_of_votes(row.votes, labels)):
+                    targets[place] = shares
+        return cls(segments, grain.sources.ArrayRecordDataSource(shard_paths(folder)), targets)
 
     def record(self, clip: int) -> Record:
         """Read the record of a row of the segments."""
         return decode(self.records[self.segments.rows[clip].record])
 
     def pick(self, index: int) -> Batch:
-        """Return clip, start, length (`n_frames`) and label of a segment."""
+        """Return clip, start, length (`n_frames`) and label of a segment, and the shares of votes if there are any."""
         clip = int(self.segments.clip[index])
         return {
+            **({} if self.targets is None else {"target": self.targets[clip]}),
             "clip": np.int32(clip),
             "start": np.int32(self.segments.start[index]),
             "n_frames": np.int32(self.segments.length[index]),
@@ -85,16 +95,37 @@ class Source:
 
 
 def training_batches(
-    source: Source, *, batch_size: int, seed: int, local: slice = EVERY, media: bool = True
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    local: slice = EVERY,
+    media: bool = True,
+    weights: Mapping[str, float] | None = None,
 ) -> grain.DatasetIterator:
     """Return endless batches of shuffled segments, each once an epoch, as an iterator whose state can be saved.
 
-    `local` is the slice of every batch that this process takes. Without `media` a batch holds picks only.
+    `local` is the slice of every batch that this process takes. Without `media` a batch holds picks only. `weights`
+    says how often a segment of each corpus is drawn, against one of weight 1: more or less than once an epoch.
     """
     indices = grain.MapDataset.range(len(source.segments)).seed(seed).shuffle().repeat()
+    if weights:
+        indices = _mixed(source.segments, weights, seed=seed)
     random_start = source.segments.cutting.random_start
     picked = indices.random_map(source.random_pick) if random_start else indices.map(source.pick)
     return iter(_batches(source, picked, batch_size=batch_size, local=local, media=media))
+
+
+def _mixed(segments: Segments, weights: Mapping[str, float], *, seed: int) -> grain.MapDataset:
+    """Endless shuffled indices of segments, of each corpus as often as its weight and its size say."""
+    corpora = np.array([segments.rows[clip].corpus for clip in segments.clip])
+    pools = {name: np.flatnonzero(corpora == name) for name in weights}
+    pools = {name: pool for name, pool in pools.items() if len(pool)}
+    drawn = [
+        grain.MapDataset.source(pool).seed(seed + place).shuffle().repeat() for place, pool in enumerate(pools.values())
+    ]
+    shares = [weights[name] * len(pool) for name, pool in pools.items()]
+    return grain.MapDataset.mix(drawn, [share / sum(shares) for share in shares]).seed(seed)
 
 
 def evaluation_batches(source: Source, *, batch_size: int, local: slice = EVERY, media: bool = True) -> Iterator[Batch]:

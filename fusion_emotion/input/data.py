@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_emotion.corpora.catalogue import Corpus, corpus
+from fusion_emotion.corpora.catalogue import Corpus, corpus_of
+from fusion_emotion.corpora.labels import Labels
 from fusion_emotion.corpora.protocols import Part, Protocol, protocol
 from fusion_emotion.input.batches import Source
 from fusion_emotion.input.membership import clip_ids, parts_of
-from fusion_emotion.input.segments import Segments, usable_rows
+from fusion_emotion.input.segments import Segments, rows_for, usable_rows
 from fusion_emotion.prepare.records import Row
 
 
@@ -20,6 +21,7 @@ class Data:
 
     folder: pathlib.Path
     corpus: Corpus
+    labels: Labels
     protocol: Protocol
     parts: Mapping[Part, Segments]
     set_aside: Counter[str]  # clips in no part, by reason
@@ -27,23 +29,22 @@ class Data:
     @classmethod
     def open(cls, config: Mapping[str, Any], folder: pathlib.Path, workdir: pathlib.Path | None = None) -> "Data":
         """Read the manifest in `folder`; take the parts that `workdir` keeps, or draw them. Raises UserError."""
-        known = corpus(config["data"]["corpus"])
-        rows, set_aside = usable_rows(folder, config["model"]["modalities"], label_names=known.label_names)
-        parts = parts_of(config, rows, folder, workdir, label_names=known.label_names)
-        if n_new := len(rows) - len(clip_ids(parts)):
+        rows, labels, set_aside = usable_rows(folder, config)
+        chosen = protocol(config["split"]["protocol"])
+        used = rows_for(chosen, rows)
+        parts = parts_of(config, used, folder, workdir, label_names=labels.names)
+        if n_new := len(used) - len(clip_ids(parts)):
             set_aside["new since this run began"] = n_new
+        if n_other := len(rows) - len(used):
+            set_aside["of a corpus that the protocol does not use"] = n_other
         return cls(
-            folder=folder,
-            corpus=known,
-            protocol=protocol(config["split"]["protocol"]),
-            parts=parts,
-            set_aside=set_aside,
+            folder=folder, corpus=corpus_of(config), labels=labels, protocol=chosen, parts=parts, set_aside=set_aside
         )
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """The emotions; a row's `label` is an index into them."""
-        return self.corpus.label_names
+        return self.labels.names
 
     @property
     def rows(self) -> list[Row]:
@@ -52,7 +53,7 @@ class Data:
 
     def source(self, part: Part) -> Source:
         """Open the records of a part."""
-        return Source.open(self.folder, self.parts[part])
+        return Source.open(self.folder, self.parts[part], labels=self.labels)
 
     def text(self, config: Mapping[str, Any]) -> str:
         """Describe corpus, protocol and parts, a line each."""

@@ -167,7 +167,7 @@ def check_split(folder: pathlib.Path, parts: Mapping[Part, Segments], protocol: 
     for kind, field in fields.items():
         parts_of: dict[str, list[Part]] = {}
         for part, numbers in clips.items():
-            for name in {getattr(rows[i], field) for i in numbers}:
+            for name in {getattr(rows[i], field) for i in numbers} - {""}:  # a speaker who is not known
                 parts_of.setdefault(name, []).append(part)
         compared[kind] = len(parts_of)
         for name, sides in sorted(parts_of.items()):

@@ -4,12 +4,14 @@ import dataclasses
 import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from fusion_emotion.corpora import protocols
+from fusion_emotion.corpora.catalogue import corpus_of
+from fusion_emotion.corpora.labels import Labels, own_labels, parse
 from fusion_emotion.corpora.protocols import Part
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import MANIFEST, Row, read_rows
@@ -99,29 +101,57 @@ def segments_of(rows: Sequence[Row], cutting: Cutting) -> Segments:
     return Segments(rows, clip, start, np.minimum(lasts[clip], cutting.longest), cutting)
 
 
-def usable_rows(folder: pathlib.Path, modalities: str, *, label_names: Sequence[str]) -> tuple[list[Row], Counter[str]]:
-    """Return the rows that have one of `modalities` and a label, labelled; and the number of others by reason."""
-    label_of = {name: label for label, name in enumerate(label_names)}
-    rows, others = [], Counter[str]()
-    for row in read_rows(folder / MANIFEST):
+class Usable(NamedTuple):
+    """The rows of a prepared corpus that a model can use, the names of their labels, and the number of others."""
+
+    rows: list[Row]
+    labels: Labels
+    set_aside: Counter[str]  # by reason
+
+
+def usable_rows(folder: pathlib.Path, config: Mapping[str, Any]) -> Usable:
+    """Return the rows that have a modality of the config's model and a label, labelled. Raises UserError for none."""
+    modalities, rows, others = config["model"]["modalities"], list[Row](), Counter[str]()
+    every = list(read_rows(folder / MANIFEST))
+    if config["data"]["labels"]:
+        labels = parse(config["data"]["labels"])
+    else:
+        words = corpus_of(config).label_names or {row.emotion for row in every if row.status == "ok"}
+        labels = own_labels(words)
+    for row in every:
         if row.status != "ok":
             others["quarantined"] += 1
         elif not (("audio" in modalities and row.n_samples) or ("video" in modalities and row.n_frames)):
             others[f"no {modalities}"] += 1
-        elif row.emotion not in label_of:
+        elif (label := labels.of(row.emotion)) is None:
             others[f"{row.emotion}, which is not among the labels"] += 1
         else:
-            row.label = label_of[row.emotion]
+            row.label = label
             rows.append(row)
     if not rows:
         why = ", ".join(f"{count} {reason}" for reason, count in others.items())
         raise UserError(f"no prepared clip can be used ({why}): see the reasons in {folder / MANIFEST}")
-    return rows, others
+    return Usable(rows, labels, others)
+
+
+def rows_for(protocol: protocols.Protocol, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the corpora that a protocol uses."""
+    return [row for row in rows if not protocol.corpora or row.corpus in protocol.corpora]
 
 
 def items_of(rows: Sequence[Row]) -> list[protocols.Item]:
     """Return the fields of each clip that a protocol may use."""
-    return [protocols.Item(take_id=row.take_id, speaker=row.speaker, sex=row.sex, label=row.label) for row in rows]
+    return [
+        protocols.Item(
+            take_id=row.take_id,
+            speaker=row.speaker,
+            sex=row.sex,
+            label=row.label,
+            corpus=row.corpus,
+            split=row.split,
+        )
+        for row in rows
+    ]
 
 
 def cutting_for(protocol: protocols.Protocol, cutting: Cutting) -> Cutting:
@@ -138,7 +168,10 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
     protocol = protocols.protocol(split["protocol"])
     by_segment = protocol.unit == "segment"
     cutting = cutting_for(protocol, cutting)
-    segments, items = segments_of(rows, cutting), items_of(rows)
+    segments = segments_of(rows, cutting)
+    # Clips of corpora that the protocol does not place only train.
+    is_placed = np.array([row.corpus in (split.get("corpora") or {row.corpus}) for row in rows], bool)
+    items = items_of([row for row, placed in zip(rows, is_placed, strict=True) if placed])
     overlap = cutting.hop < cutting.longest
     if by_segment and (overlap or len(segments) == len(rows)):
         raise UserError(
@@ -146,10 +179,15 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
             "set segment.hop_s to segment.seconds, and segment.seconds below the length of the clips; or choose "
             "another protocol"
         )
+    if by_segment and not is_placed.all():
+        raise UserError(f"split.protocol={protocol.name} places segments: set split.corpora=()")
     if by_segment:
         items = [items[i] for i in segments.clip]
     settings = {name: split[name] for name in ("fold", "n_folds", "test_fraction", "validation_fraction", "seed")}
-    drawn = np.array(protocols.draw(items, protocol, **settings))
+    drawn = np.array(protocols.draw(items, protocol, **settings), object)
+    if not by_segment:
+        placed, drawn = drawn, np.full(len(rows), "train", object)
+        drawn[is_placed] = placed
     # Compare before spreading over the segments, of which a clip has several.
     chosen = {part: drawn == part for part in protocols.PARTS}
     return {part: segments.part(mask if by_segment else mask[segments.clip]) for part, mask in chosen.items()}

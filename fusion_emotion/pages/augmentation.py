@@ -84,12 +84,12 @@ def write_augmentation(folder: pathlib.Path, path: pathlib.Path, config: Mapping
     Each is shown alone, at the strength of the config or at a typical one if it is off; then all that are on together.
     Raises UserError if no clip is usable or `path` cannot be written.
     """
-    corpus = catalogue.corpus(config["data"]["corpus"])
-    rows, _ = usable_rows(folder, config["model"]["modalities"], label_names=corpus.label_names)
+    corpus = catalogue.corpus_of(config)
+    rows, labels, _ = usable_rows(folder, config)
     source = Source.open(folder, segments_of(choose(rows), Cutting.from_config(config["segment"])))
     rows = list(source.segments.rows)
     examples = [source.segment(source.segments.middle(clip)) for clip in range(len(rows))]
-    painter = _Painter(config, corpus.label_names)
+    painter = _Painter(config, labels.names)
     page.write(
         path,
         "augmentation.html",

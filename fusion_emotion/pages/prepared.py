@@ -70,8 +70,8 @@ def write_prepared(folder: pathlib.Path, path: pathlib.Path) -> None:
     def record(clip: int) -> Record:
         return decode(records[int(clips["record"][clip])])
 
-    name = clips["corpus"][0] if len(clips["corpus"]) else ""
-    corpus = catalogue.corpus(name) if name in catalogue.MODULES else None
+    names = list(dict.fromkeys(clips["corpus"]))
+    corpus = catalogue.joined(names) if names and set(names) <= set(catalogue.MODULES) else None
     label_names = corpus.label_names if corpus else ()
     usable = clips["status"] == "ok"
     every = measure(clips)

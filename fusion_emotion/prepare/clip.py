@@ -11,6 +11,7 @@ from fusion_emotion.prepare.faces import crop, detect, jitter, nearest_found, sm
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.records import Record, Row
 from fusion_emotion.prepare.settings import Settings
+from fusion_emotion.prepare.store import facts
 
 _REASON_LENGTH = 300
 _FULL_SCALE = np.iinfo(np.int16).max
@@ -27,10 +28,14 @@ def prepare_clip(clip: Clip, settings: Settings, detector: Detector | None) -> t
 
 
 def _prepare(clip: Clip, settings: Settings, detector: Detector | None) -> tuple[Row, Record | None]:
-    film = media.Film(clip.path, decoder=settings.decoder, picture=detector is not None and clip.modality != "a")
+    if clip.is_still:
+        film: media.Film | media.Still = media.Still(clip.path)
+    else:
+        excerpt = clip.start_s, clip.end_s
+        film = media.Film(clip.path, decoder=settings.decoder, picture=clip.modality != "a", excerpt=excerpt)
     waveform, lacks = film.waveform, [*film.lacks]
     picture, found_share = _no_picture(settings), 0.0
-    if detector is not None and len(film.shown):
+    if len(film.shown):
         try:
             picture = _picture(film, settings, detector)
         except MediaError as error:
@@ -81,7 +86,7 @@ def quarantined(clip: Clip, settings: Settings, reason: str, *, retry: bool = Fa
     """The row of a clip that cannot be used; the reason is cut to one line that any encoding holds."""
     line = " ".join(reason.split())[:_REASON_LENGTH]
     return Row(
-        **{name: value for name, value in vars(clip).items() if name != "path"},
+        **facts(clip),
         status="quarantined",
         reason=line.encode("utf-8", "backslashreplace").decode(),
         detector=settings.detector if clip.modality != "a" else "",
@@ -102,7 +107,9 @@ def _no_picture(settings: Settings) -> _Picture:
     return _Picture(np.zeros((0, size, size, 3), np.uint8), np.zeros(0, bool), np.zeros((0, 4), np.float32))
 
 
-def _picture(film: media.Film, settings: Settings, detector: Detector) -> _Picture:
+def _picture(film: media.Film | media.Still, settings: Settings, detector: Detector | None) -> _Picture:
+    if detector is None:
+        return _whole_frames(film, settings)
     recogniser = detector.recogniser if isinstance(detector, InsightFace) else None
     faces = detect(film.frames(), detector, every=settings.detect_every, recogniser=recogniser)
     height, width = film.shape
@@ -123,3 +130,17 @@ def _picture(film: media.Film, settings: Settings, detector: Detector) -> _Pictu
     crops[~found] = crops[nearest_found(found)[~found]]
     boxes = boxes[np.searchsorted(shown, nearest_found(film.shown))]
     return _Picture(crops, found, boxes, jitter(steady))
+
+
+def _whole_frames(film: media.Film | media.Still, settings: Settings) -> _Picture:
+    """The middle square of every frame: of films and pictures that are crops of faces already."""
+    found, size = np.zeros(len(film.shown), bool), settings.face_size
+    crops = np.zeros((len(found), size, size, 3), np.uint8)
+    boxes = np.zeros((len(found), 4), np.float32)
+    for time, frame in zip(np.flatnonzero(film.shown), film.frames(), strict=True):
+        height, width = frame.shape[:2]
+        side, left, top = min(height, width), max(0, width - height) // 2, max(0, height - width) // 2
+        boxes[time] = left, top, left + side, top + side
+        crops[time], found[time] = crop(frame, boxes[time], size=size), True
+    nearest = nearest_found(found)
+    return _Picture(crops[nearest], found, boxes[nearest])

@@ -11,7 +11,8 @@ import hashlib
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgpack
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -38,6 +39,11 @@ class Group:
     def name(self) -> str:
         """The name of the group's folder."""
         return digest(self.clips)
+
+    @property
+    def is_of_stills(self) -> bool:
+        """True if all clips are pictures."""
+        return all(clip.is_still for clip in self.clips.values())
 
 
 def set_out(store: pathlib.Path, done: Collection[str] = ()) -> None:
@@ -81,10 +87,30 @@ def finish(store: pathlib.Path, clips: Sequence[KeyedClip], settings: Settings, 
         yield key
 
 
+def close_stills(
+    store: pathlib.Path, groups: Iterable[Group], settings: Settings, *, workers: int
+) -> Iterator[tuple[Group, bool]]:
+    """Prepare and close groups of pictures, each as one task without pending files, which would take most of the time.
+
+    Yields each group, and whether it is closed: one that lost its worker, or has a clip to be tried again, is not.
+    """
+    for group, is_done, lost in pool.run(
+        groups, _make_group_work, (store, settings), workers=workers, timeout_s=settings.clip_timeout_s
+    ):
+        yield group, bool(is_done) and not lost
+
+
 def close(store: pathlib.Path, group: Group) -> None:
     """Turn the pending files of a complete group into its shard and rows; of two writers the first wins."""
     final = [key for key in group.clips if not (store / RETRY / key).exists()]
     members = [store / PENDING / key for key in final]
+    _write_group(store, group, (msgpack.unpackb(member.read_bytes()) for member in members))
+    for member in members:
+        member.unlink(missing_ok=True)
+
+
+def _write_group(store: pathlib.Path, group: Group, finished: Iterable[tuple[dict[str, Any], bytes | None]]) -> None:
+    """Write the shard and the rows of a group, from the fields of each row and its record."""
     try:
         with tempfile.TemporaryDirectory(dir=store / SHARDS, prefix=f".{group.name}.", suffix=".partial") as name:
             partial = pathlib.Path(name)
@@ -93,8 +119,7 @@ def close(store: pathlib.Path, group: Group) -> None:
             with atomic(partial / SHARD) as shard:
                 # One record a chunk: batches read clips in random order.
                 writer = ArrayRecordWriter(str(shard), "group_size:1")
-                for member in members:
-                    fields, record = msgpack.unpackb(member.read_bytes())
+                for fields, record in finished:
                     row = Row(**fields)
                     if record:
                         writer.write(record)
@@ -109,22 +134,41 @@ def close(store: pathlib.Path, group: Group) -> None:
     except OSError:
         if not is_closed(store, group):
             raise
-    for member in members:
-        member.unlink(missing_ok=True)
 
 
 def _make_work(argument: tuple[pathlib.Path, Settings, bool]) -> Callable[[KeyedClip], None]:
     """In a worker: make the function that prepares a clip into `pending/`."""
+    store, settings, with_picture = argument
+    prepared = _make_prepared(settings, with_picture=with_picture)
+    return lambda keyed: _write_finished(store, *prepared(keyed))
+
+
+def _make_group_work(argument: tuple[pathlib.Path, Settings]) -> Callable[[Group], bool]:
+    """In a worker: make the function that prepares and closes a group; False if a clip is to be tried again."""
+    store, settings = argument
+    prepared = _make_prepared(settings, with_picture=True)
+
+    def work(group: Group) -> bool:
+        finished = [prepared(keyed) for keyed in group.clips.items()]
+        if any(row.retry for row, _ in finished):
+            return False
+        _write_group(store, group, ((dataclasses.asdict(row), data) for row, data in finished))
+        return True
+
+    return work
+
+
+def _make_prepared(settings: Settings, *, with_picture: bool) -> Callable[[KeyedClip], tuple[Row, bytes | None]]:
+    """In a worker: make the function that prepares a clip and encodes its record."""
     import cv2
 
     from fusion_emotion.prepare.clip import failed, prepare_clip
     from fusion_emotion.prepare.detectors import create_detector
 
-    store, settings, with_picture = argument
     cv2.setNumThreads(1)  # the workers are the parallelism
-    detector = create_detector(settings) if with_picture else None
+    detector = create_detector(settings) if with_picture and settings.detector != "none" else None
 
-    def work(keyed: KeyedClip) -> None:
+    def prepared(keyed: KeyedClip) -> tuple[Row, bytes | None]:
         key, clip = keyed
         row, record = prepare_clip(clip, settings, detector)
         try:
@@ -133,9 +177,9 @@ def _make_work(argument: tuple[pathlib.Path, Settings, bool]) -> Callable[[Keyed
             row, data = failed(clip, settings, error), None
         row.key = key
         row.digest = hashlib.sha256(data).hexdigest()[:16] if data else ""
-        _write_finished(store, row, data)
+        return row, data
 
-    return work
+    return prepared
 
 
 def _write_finished(store: pathlib.Path, row: Row, record: bytes | None) -> None:

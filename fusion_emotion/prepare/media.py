@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import av
 import av.logging
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
@@ -29,10 +30,18 @@ class Film:
     """The picture and the sound of a file, counted from the earlier start of the two.
 
     A track that is missing or cannot be decoded is no error: `lacks` names it. `decoder` is "cpu" or "gpu" (NVDEC);
-    with `picture` False only the sound is read.
+    with `picture` False only the sound is read. An `excerpt` is its start and its end in seconds; end 0 is that of the
+    file. Its times are then counted from its start.
     """
 
-    def __init__(self, path: pathlib.Path, *, decoder: str = "cpu", picture: bool = True):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        *,
+        decoder: str = "cpu",
+        picture: bool = True,
+        excerpt: tuple[float, float] = (0.0, 0.0),
+    ):
         self.lacks: list[str] = []
         self.note = ""  # what is unusual about the sound
         self.waveform: Int16[np.ndarray, "N"] = np.zeros(0, np.int16)
@@ -51,13 +60,21 @@ class Film:
             self.note = sound.note
             late = round((sound.start_s - min(starts_s)) * SAMPLE_RATE_HZ)
             self.waveform = np.concatenate([np.zeros(late, np.int16), sound.waveform]) if late else sound.waveform
+        from_s, to_s = excerpt
+        if any(excerpt) and sound:
+            self.waveform = self.waveform[round(from_s * SAMPLE_RATE_HZ) : round(to_s * SAMPLE_RATE_HZ) or None]
+            if not len(self.waveform):
+                self.lacks.append(f"the sound ends before {from_s:g} s")
         if self._video:
-            self._place(self._video, min(starts_s))
+            self._place(self._video, min(starts_s) + from_s, (to_s - from_s) if to_s else np.inf)
 
-    def _place(self, video: Video, origin_s: float) -> None:
+    def _place(self, video: Video, origin_s: float, most_s: float) -> None:
         """Choose the sample times of the film, and those that its picture covers."""
         start_s, end_s, sound_s = video.start_s - origin_s, video.end_s - origin_s, len(self.waveform) / SAMPLE_RATE_HZ
-        step_s = 1 / FRAME_RATE_HZ
+        end_s, step_s = min(end_s, most_s), 1 / FRAME_RATE_HZ
+        if end_s <= 0:
+            self.lacks.append(f"the picture ends {-end_s:.1f} s before the excerpt")
+            return
         # Sound that outlasts the picture by less than a step adds no sample time.
         times_s = sample_times(sound_s if sound_s > end_s + step_s else end_s)
         # A sample time stands for the step around it; rounded, because the ends are sums of floats.
@@ -72,6 +89,25 @@ class Film:
     def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield the RGB frame of each sample time that is `shown`, in order. Raises MediaError."""
         return self._video.frames() if self._video else iter(())
+
+
+class Still:
+    """A picture as a film of one frame, without sound."""
+
+    def __init__(self, path: pathlib.Path):
+        self.lacks: list[str] = []
+        self.note = ""
+        self.waveform: Int16[np.ndarray, "N"] = np.zeros(0, np.int16)
+        self.shown: Bool[np.ndarray, "T"] = np.ones(1, bool)
+        frame = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # upright as its EXIF tag says
+        if frame is None:
+            raise MediaError("the picture cannot be decoded: fetch it again, or save it as png or jpg")
+        self._frame: UInt8[np.ndarray, "H W 3"] = np.asarray(frame, np.uint8)
+        self.shape: tuple[int, int] = self._frame.shape[:2]
+
+    def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Yield the RGB frame."""
+        yield self._frame
 
 
 @contextlib.contextmanager

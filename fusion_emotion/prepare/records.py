@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -72,6 +72,9 @@ class Row:
     repetition: str
     modality: str
     channel: str
+    split: str = ""  # the part that the corpus's owners name
+    votes: str = ""  # of several raters, as "happy=7+neutral=2"
+    more: Sequence[str] = ()  # what else is known, as "age=34"
     status: str  # "ok" or "quarantined"
     reason: str  # of the quarantine, or the lack of an `ok` clip; else empty
     n_frames: int = 0  # T of the record; 0: no picture
@@ -87,10 +90,17 @@ class Row:
     retry: bool = False  # quarantined for a reason of the machine: tried again at the next run
     label: int = -1  # index into a label set, given when rows are read for a model; never written
 
+    def value(self, group: str) -> str:
+        """Return the value of a field, or of a column that the corpus's owner has added."""
+        if group in self.__slots__:
+            return str(getattr(self, group))
+        return next((text.partition("=")[2] for text in self.more if text.startswith(f"{group}=")), "")
+
 
 # Strings and rounded numbers that many rows share are kept once: a million rows take 0.9 GB in place of 1.5.
 _OF_ONE = ("clip_id", "take_id", "key", "digest")
 _FEW_VALUES = tuple(f.name for f in dataclasses.fields(Row) if f.type is str and f.name not in _OF_ONE)
+_RARE = ("split", "votes", "more")  # left out of a line where they are empty
 _FEW_NUMBERS = ("n_samples", "found_share", "jitter", "peak", "rms_dbfs")
 
 
@@ -105,7 +115,10 @@ def read_rows(path: pathlib.Path) -> Iterator[Row]:
                 if name in fields:
                     fields[name] = values.setdefault(fields[name], fields[name])
             for name in _FEW_VALUES:
-                fields[name] = sys.intern(fields[name])
+                if name in fields:
+                    fields[name] = sys.intern(fields[name])
+            if more := fields.get("more"):
+                fields["more"] = tuple(map(sys.intern, more))
             yield Row(**fields)
 
 
@@ -114,7 +127,8 @@ def write_rows(path: pathlib.Path, rows: Iterable[Row]) -> None:
     with atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
         for row in rows:
             fields = dataclasses.asdict(row)
-            del fields["label"]
+            for name in ("label", *(name for name in _RARE if not fields[name])):
+                del fields[name]
             out.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 

@@ -6,13 +6,12 @@ file, costs only the clips that are new.
 """
 
 import concurrent.futures
-import dataclasses
 import hashlib
 import json
 import pathlib
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -39,7 +38,7 @@ def keys_of(clips: Sequence[Clip], *, full: bool) -> list[str]:
 
 
 def key_of(clip: Clip, *, full: bool) -> str:
-    """Return the key of a clip: of its id and modality, and its file's suffix, size, time and first and last 64 kB.
+    """Return the key of a clip: of its id, modality, excerpt, and its file's suffix, size, time and 64 kB at both ends.
 
     `full` takes the whole content. A file that cannot be read has a key too, which another error or its return changes.
     """
@@ -58,7 +57,8 @@ def key_of(clip: Clip, *, full: bool) -> str:
         described = f"{status.st_size} {status.st_mtime_ns} {content.hexdigest()}"
     except OSError as error:
         described = f"cannot be read: {error.errno}"
-    return digest([clip.clip_id, clip.modality, clip.path.suffix, described])
+    excerpt = [f"{clip.start_s}-{clip.end_s}"] if clip.start_s or clip.end_s else []
+    return digest([clip.clip_id, clip.modality, clip.path.suffix, described, *excerpt])
 
 
 def group_folder(store: pathlib.Path, name: str) -> pathlib.Path:
@@ -66,9 +66,14 @@ def group_folder(store: pathlib.Path, name: str) -> pathlib.Path:
     return store / SHARDS / name
 
 
-def set_folder(store: pathlib.Path, keys: Sequence[str]) -> pathlib.Path:
-    """Return the folder of a set of clips."""
-    return store / SETS / digest(keys)
+def set_folder(store: pathlib.Path, clips: Mapping[str, Clip]) -> pathlib.Path:
+    """Return the folder of a set of clips by their keys; other labels of the same files are another set."""
+    return store / SETS / digest(json.dumps([key, facts(clip)]) for key, clip in clips.items())
+
+
+def facts(clip: Clip) -> dict[str, Any]:
+    """Return the fields of a clip that its row has too."""
+    return {name: value for name, value in vars(clip).items() if name not in ("path", "start_s", "end_s")}
 
 
 def closed_rows(store: pathlib.Path) -> Iterator[tuple[str, Row]]:
@@ -78,19 +83,21 @@ def closed_rows(store: pathlib.Path) -> Iterator[tuple[str, Row]]:
             yield rows.parent.name, row
 
 
-def write_set(store: pathlib.Path, keys: Sequence[str], settings: dict[str, Any]) -> None:
-    """Write the set of clips that are all closed, or in `retry/`; the manifest is last, and makes it valid."""
-    wanted = set(keys)
+def write_set(store: pathlib.Path, clips: Mapping[str, Clip], settings: dict[str, Any]) -> None:
+    """Write the set of clips that are all closed, or in `retry/`; the manifest is last, and makes it valid.
+
+    What is known of a clip without opening it is that of today, not of the day when it was prepared.
+    """
     closed: dict[str, tuple[str, Row]] = {}
     sizes: Counter[str] = Counter()
     for group, row in closed_rows(store):
         sizes[group] += row.status == "ok"
-        if row.key in wanted:
+        if row.key in clips:
             closed[row.key] = group, row
     first: dict[str, int] = {}  # index of a group's first record in this set
     n_records = 0
     rows = []
-    for key in keys:
+    for key, clip in clips.items():
         if key not in closed:
             rows.append(Row(**msgpack.unpackb((store / RETRY / key).read_bytes())[0]))
             continue
@@ -99,9 +106,11 @@ def write_set(store: pathlib.Path, keys: Sequence[str], settings: dict[str, Any]
             if group not in first:
                 first[group] = n_records
                 n_records += sizes[group]
-            row = dataclasses.replace(row, record=first[group] + row.record)
+            row.record += first[group]
+        for name, value in facts(clip).items():
+            setattr(row, name, value)
         rows.append(row)
-    folder = set_folder(store, keys)
+    folder = set_folder(store, clips)
     folder.mkdir(parents=True, exist_ok=True)
     # Never an old manifest with a new list of shards.
     (folder / MANIFEST).unlink(missing_ok=True)

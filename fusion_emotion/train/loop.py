@@ -54,7 +54,10 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
         source, face_size=config["prepare"]["face_size"], max_gb=config["run"]["resident_gb"]
     )
     local = devices.local_slice(batch_size)
-    batches = training_batches(source, batch_size=batch_size, seed=config["seed"], local=local, media=records is None)
+    weights = dict(zip(config["data"]["corpora"], config["data"]["weights"], strict=False))
+    batches = training_batches(
+        source, batch_size=batch_size, seed=config["seed"], local=local, media=records is None, weights=weights
+    )
 
     # The initial state: 1. from the newest checkpoint; 2. with loaded parts of other models; 3. from scratch.
     tx = plan.optimizer()
