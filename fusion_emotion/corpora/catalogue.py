@@ -8,7 +8,7 @@ from typing import Any
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
 from fusion_emotion.errors import UserError, unknown_name
 
-MODULES = ("ravdess", "sample")
+MODULES = ("ravdess", "sample", "cremad", "savee", "tess", "emodb")
 
 
 def corpus(name: str) -> Corpus:
@@ -43,5 +43,8 @@ def fetch(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None
 def download(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Download the missing files of a corpus. Raises UserError if it cannot be downloaded."""
     if corpus.download is None:
-        raise UserError(f"data.corpus={corpus.name!r} cannot be downloaded: put its files into --config.data.root")
+        where = f", which you get at {corpus.get}," if corpus.get else ""
+        raise UserError(
+            f"data.corpus={corpus.name!r} cannot be downloaded: put its files{where} into --config.data.root"
+        )
     corpus.download(root, config)

@@ -15,6 +15,7 @@ class Wanted:
     audio_alone: bool
     channel: str  # speech, song, both
     actors: tuple[int, ...] = ()  # numbers; (): all
+    labels_by: str = "acted"  # or "votes", of raters, where the corpus has them
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Wanted":
@@ -51,6 +52,7 @@ class Corpus:
     credit: str  # said on pages that show its pictures or sound
     label_names: tuple[str, ...]
     expects: str  # the files it consists of, for the error that there are none
+    get: str = ""  # where its owners give it out
     find: Callable[[pathlib.Path, Wanted], Found]  # raises UserError for clips that are there but not as wanted
     groups: tuple[str, ...] = ("speaker", "sex")  # fields of a row to break results down by
     value_titles: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # by field and value
