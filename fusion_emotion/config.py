@@ -116,9 +116,7 @@ FIELDS: dict[str, Field] = {
     # ravdess8, basic7, basic6, iemocap4, valence3, or "negative=sad+angry, positive=happy"; "": the corpus's own words
     "data.labels": Field(""),
     "data.labels_by": Field("acted", one_of("acted", "votes")),  # who names the emotion: the actor's task, or raters
-    "data.corpora": Field(
-        (), several(_CORPUS, once=True, none=True)
-    ),  # several corpora at once, in place of data.corpus
+    "data.corpora": Field((), several(_CORPUS, once=True, none=True)),  # several, in place of data.corpus
     "data.roots": Field((), several(_FOLDER, none=True)),  # their folders, in the same order
     # how often a segment of each is drawn in training, against one of weight 1; (): all alike
     "data.weights": Field((), several(between(0, 1000, "(]"), none=True)),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fusion_emotion.corpora import catalogue, ravdess
 from fusion_emotion.corpora.catalogue import Wanted
+from fusion_emotion.corpora.walk import find_all
 from fusion_emotion.errors import UserError
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -92,7 +93,7 @@ def test_clips_come_by_name_and_other_files_are_passed_over_with_the_reason(tmp_
     wrong = "Actor_01/01-01-09-01-01-01-01.mp4"
     put(tmp_path, *names, "README.txt", "b/._" + AV, "b/" + AV + ".part", ".mp4", "Actor_01/" + AV, wrong)
     (tmp_path / "01-01-05-01-01-01-01.mp4").mkdir()
-    found = ravdess.find_all(tmp_path)
+    found = find_all(tmp_path, ravdess.parse_name)
     assert [clip.path.relative_to(tmp_path).as_posix() for clip in found.clips] == names
     reasons = dict(found.passed_over)
     assert reasons.keys() == {str(tmp_path / wrong), str(tmp_path / "Actor_01" / AV)}
@@ -103,7 +104,7 @@ def test_clips_come_by_name_and_other_files_are_passed_over_with_the_reason(tmp_
 def test_a_doubled_corpus_is_told_in_one_line(tmp_path: pathlib.Path) -> None:
     for folder in ("", "copy/"):
         put(tmp_path, *(f"{folder}01-01-0{n}-01-01-01-01.mp4" for n in range(1, 9)))
-    found = ravdess.find_all(tmp_path)
+    found = find_all(tmp_path, ravdess.parse_name)
     assert len(found.clips) == 8
     [paths] = found.passed_over_by_reason().values()
     assert len(paths) == 8
@@ -114,7 +115,7 @@ def test_links_are_followed_and_a_loop_of_them_ends(tmp_path: pathlib.Path) -> N
     root = put(tmp_path / "root", SONG)
     for link, target in {"Actor_01": tmp_path / "elsewhere", "again": tmp_path / "elsewhere", "up": root}.items():
         (root / link).symlink_to(target, target_is_directory=True)
-    found = ravdess.find_all(root)
+    found = find_all(root, ravdess.parse_name)
     assert [clip.path for clip in found.clips] == [root / "Actor_01" / AV, root / SONG]
     assert not found.passed_over
 
@@ -157,16 +158,6 @@ def test_each_take_is_found_once_or_a_line_names_the_remedy(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", catalogue.MODULES)
-def test_a_corpus_has_the_texts_and_functions_that_others_use(name: str) -> None:
-    corpus = catalogue.corpus(name)
-    assert (corpus.name, corpus.label_names) == (name, EMOTIONS)
-    assert all((corpus.title, corpus.credit, corpus.licence))
-    assert set(corpus.value_titles) <= set(corpus.groups)
-    assert bool(corpus.human) == bool(corpus.human_caveat)
-    assert (corpus.make is None) != (corpus.download is None)
-
-
 def test_an_unknown_corpus_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.corpus.*ravdess, sample"):
+    with pytest.raises(UserError, match=r"data\.corpus.*ravdess, sample, cremad"):
         catalogue.corpus("iemocap")

@@ -1,5 +1,6 @@
 """The sample corpus is made once, whoever asks for it, and holds what its script says."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT
 from fusion_emotion.corpora import ravdess, sample
 from fusion_emotion.corpora.sample import script
+from fusion_emotion.corpora.walk import find_all
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.detectors import CenterFace
 
@@ -62,7 +64,7 @@ def files(root: pathlib.Path) -> dict[str, int]:
 
 
 def test_the_reader_of_ravdess_finds_every_clip(sample_corpus):
-    found = ravdess.find_all(sample_corpus, corpus="sample")
+    found = find_all(sample_corpus, functools.partial(ravdess.parse_name, corpus="sample"))
     clips = found.clips
     assert not found.passed_over
     assert len(clips) == 2 * 8 * 2

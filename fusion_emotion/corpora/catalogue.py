@@ -77,5 +77,8 @@ def fetch(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None
 def download(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Download the missing files of a corpus. Raises UserError if it cannot be downloaded."""
     if corpus.download is None:
-        raise UserError(f"data.corpus={corpus.name!r} cannot be downloaded: put its files into --config.data.root")
+        where = f", which you get at {corpus.get}," if corpus.get else ""
+        raise UserError(
+            f"data.corpus={corpus.name!r} cannot be downloaded: put its files{where} into --config.data.root"
+        )
     corpus.download(root, config)

@@ -22,8 +22,8 @@ class Clip:
     take_id: str
     speaker: str
     sex: str  # "male", "female"
-    emotion: str  # in the words of the corpus
-    intensity: str  # "normal", "strong"
+    emotion: str  # in the words that all corpora share
+    intensity: str  # "normal", "strong"; "low", "medium", "high"
     statement: str
     repetition: str
     modality: str  # "av", "v", "a"

@@ -17,7 +17,7 @@ class Wanted:
     actors: tuple[int, ...] = ()  # numbers; (): all
     table: str = ""  # of your own recordings
     labels: str = ""  # a label set, by name or written out; "": the corpus's own words
-    labels_by: str = "acted"  # or "votes", of raters
+    labels_by: str = "acted"  # or "votes", of raters, where the corpus has them
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Wanted":
@@ -55,6 +55,7 @@ class Corpus:
     credit: str  # said on pages that show its pictures or sound
     label_names: tuple[str, ...]  # its words for emotions; (): those of the recordings
     expects: str  # the files it consists of, for the error that there are none
+    get: str = ""  # where its owners give it out
     find: Callable[[pathlib.Path, Wanted], Found]  # raises UserError for clips that are there but not as wanted
     groups: tuple[str, ...] = ("speaker", "sex")  # fields of a row to break results down by
     value_titles: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)  # by field and value

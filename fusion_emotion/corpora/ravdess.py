@@ -1,15 +1,14 @@
 """RAVDESS (Livingstone & Russo 2018, PLoS ONE 13(5) e0196391): file names to clips."""
 
-import dataclasses
-import os
+import functools
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES, Clip
+from fusion_emotion.corpora.clip import Clip
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
-from fusion_emotion.errors import UserError
+from fusion_emotion.corpora.walk import choose, find_all, is_film
 
 LABEL_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
@@ -41,7 +40,7 @@ def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
         raise ValueError("neutral (emotion 01) has no strong intensity (02)")
     if channel == "02" and emotion in ("07", "08"):
         raise ValueError(f"song (vocal channel 02) has no emotion {emotion}")
-    if (modality == "03") == (path.suffix.lower() in FILM_SUFFIXES):
+    if (modality == "03") == is_film(path):
         raise ValueError(f"modality {modality} does not go with the extension {path.suffix}")
     return Clip(
         path=path,
@@ -60,68 +59,9 @@ def parse_name(path: pathlib.Path, *, corpus: str = "ravdess") -> Clip:
 
 
 def find(root: pathlib.Path, wanted: Wanted, *, corpus: str = "ravdess") -> Found:
-    """Find the clips of a channel and of some actors, flat or in folders.
-
-    Audio alone takes the audio-only file (modality 03) of a take if there is one, else the sound of the audio-visual
-    one (01). Any other config takes the audio-visual files. Raises UserError if no clip is as wanted.
-    """
-    below = find_all(root, corpus=corpus)
-    modalities = {clip.modality for clip in below.clips}
-    # By take; of two files the later entry stays, so "a" comes after "av".
-    usable = ("av", "a") if wanted.audio_alone else ("av",)
-    of_modality = {clip.take_id: clip for modality in usable for clip in below.clips if clip.modality == modality}
-    of_channel = sorted(
-        (clip for clip in of_modality.values() if wanted.channel in (clip.channel, "both")),
-        key=lambda clip: clip.clip_id,
-    )
-    speakers = [f"{corpus}/{actor:02d}" for actor in wanted.actors]
-    clips = [clip for clip in of_channel if not speakers or clip.speaker in speakers]
-    if wanted.audio_alone:
-        clips = [dataclasses.replace(clip, modality="a") for clip in clips]  # no picture is read
-    if clips or not below.clips:
-        return Found(clips=clips, passed_over=below.passed_over)
-    lack = f"data.root={str(root)!r} holds no {wanted.channel} clip"
-    if of_channel:
-        raise UserError(f"{lack} of actors {', '.join(map(str, wanted.actors))} (data.actors)")
-    if of_modality:
-        raise UserError(f"{lack}: set --config.data.channel=both")
-    remedy = (
-        "--config.model.modalities=audio uses the audio-only files"
-        if "a" in modalities
-        else f"it holds modality {', '.join(sorted(modalities))}; get the audio-video files (01-*.mp4)"
-    )
-    raise UserError(f"{lack} with both sound and picture (01-*.mp4): {remedy}")
-
-
-def find_all(root: pathlib.Path, *, corpus: str = "ravdess") -> Found:
-    """Find every clip below `root`, and the files that break the grammar.
-
-    Symbolic links are followed, but no folder is entered twice, so the walk ends in a loop of links too.
-    """
-    clips: dict[str, Clip] = {}
-    passed_over: list[tuple[str, str]] = []
-    entered = {os.path.realpath(root)}
-
-    def unreadable(error: OSError) -> None:
-        passed_over.append((str(error.filename), f"the folder cannot be read: {error.strerror}"))
-
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=unreadable):
-        # Of two links to one folder the first by name is followed.
-        real = {os.path.realpath(os.path.join(folder, name)): name for name in sorted(subfolders, reverse=True)}
-        subfolders[:] = sorted(name for path, name in real.items() if path not in entered)
-        entered |= real.keys()
-        for name in sorted(names):
-            path = pathlib.Path(folder, name)
-            if path.suffix.lower() not in FILM_SUFFIXES + SOUND_SUFFIXES or name.startswith("."):
-                continue
-            try:
-                clip = parse_name(path, corpus=corpus)
-            except ValueError as error:
-                passed_over.append((str(path), str(error)))
-                continue
-            if clips.setdefault(clip.clip_id, clip) is not clip:
-                passed_over.append((str(path), "a copy of a clip that is in another folder too"))
-    return Found(clips=sorted(clips.values(), key=lambda clip: clip.clip_id), passed_over=passed_over)
+    """Find the clips of a channel and of some actors, flat or in folders. Raises UserError if no clip is as wanted."""
+    below = find_all(root, functools.partial(parse_name, corpus=corpus))
+    return choose(below, root, wanted, films="01-*.mp4")
 
 
 def _download(root: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -147,6 +87,7 @@ CORPUS = Corpus(
     ),
     label_names=LABEL_NAMES,
     expects="films or sounds named MM-VV-EE-II-SS-RR-AA (.mp4, .wav, ...), flat or in Actor_*/ folders",
+    get="https://zenodo.org/records/1188976",
     find=find,
     groups=("speaker", "sex", "intensity", "statement"),
     value_titles={"statement": dict(zip(("01", "02"), STATEMENTS, strict=True))},
