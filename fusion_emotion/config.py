@@ -110,7 +110,8 @@ _TYPES = {
 FIELDS: dict[str, Field] = {
     "seed": Field(0, _SEED),  # of the initial parameters, the order and cutting of segments, and dropout
     # --- data: which clips ---
-    "data.corpus": Field("ravdess"),  # ravdess, sample, cremad, savee, tess, emodb, ferplus; folder: your recordings
+    # ravdess, sample, cremad, savee, tess, emodb, ferplus, folder
+    "data.corpus": Field("ravdess"),  # folder: your own recordings
     "data.root": Field("data/ravdess", _FOLDER),  # folder of the corpus
     "data.table": Field(""),  # of your recordings: csv or parquet with the columns path and emotion; "": by folders
     # ravdess8, basic7, basic6, iemocap4, valence3, or "negative=sad+angry, positive=happy"; "": the corpus's own words
@@ -123,8 +124,9 @@ FIELDS: dict[str, Field] = {
     "data.channel": Field("speech", one_of("speech", "song", "both")),
     "data.actors": Field((), several(_ACTOR, none=True)),  # numbers of the actors to use; (): all
     # --- split: which clips train and which test ---
+    # given and given_takes: the parts that the corpus or the table names; also "train:A+B test:C", of corpora
     # random, random_windows, takes, luna5, contiguous6, emobox6, chumachenko, loso, kfold, leave_one_corpus_out,
-    # given and given_takes (the parts that the corpus or the table names), "train:A+B test:C" (of corpora)
+    # given, given_takes
     "split.protocol": Field("random"),
     "split.fold": Field(0, whole(0, 9999)),  # the fold that is tested, of a protocol with folds
     "split.n_folds": Field(5, whole(2, 9999)),  # of kfold and takes
