@@ -122,7 +122,8 @@ def _mixed(segments: Segments, weights: Mapping[str, float], *, seed: int) -> gr
     pools = {name: np.flatnonzero(corpora == name) for name in weights}
     pools = {name: pool for name, pool in pools.items() if len(pool)}
     drawn = [
-        grain.MapDataset.source(pool.tolist()).seed(seed + place).shuffle().repeat() for place, pool in enumerate(pools.values())
+        grain.MapDataset.source(pool.tolist()).seed(seed + place).shuffle().repeat()
+        for place, pool in enumerate(pools.values())
     ]
     shares = [weights[name] * len(pool) for name, pool in pools.items()]
     return grain.MapDataset.mix(drawn, [share / sum(shares) for share in shares]).seed(seed)
