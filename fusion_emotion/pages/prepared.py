@@ -24,9 +24,9 @@ RANDOM_STRIPS, WORST_STRIPS, SOUNDS = 24, 12, 6  # clips of a sheet
 FACES = 5  # consecutive faces shown of a clip: one second
 APART_S = 0.5  # largest difference in length of a clip's picture and sound that rounding may explain
 
-_GROUPS = ("emotion", "speaker", "sex", "intensity", "channel", "modality")
+_GROUPS = ("corpus", "emotion", "speaker", "sex", "intensity", "channel", "modality")
 _COLUMNS = (
-    *("corpus", "clip_id", "status", "reason", "record", "n_frames", "n_samples"),
+    *("clip_id", "status", "reason", "record", "n_frames", "n_samples"),
     *("found_share", "jitter", "peak", "rms_dbfs", *_GROUPS),
 )
 
@@ -95,7 +95,11 @@ def write_prepared(folder: pathlib.Path, path: pathlib.Path) -> None:
         },
         reasons=reasons(clips),
         **_sheets(clips, record),
-        groups={field: groups(clips, measures, field, label_names) for field in _GROUPS},
+        groups={
+            field: groups(clips, measures, field, label_names)
+            for field in _GROUPS
+            if field != "corpus" or len(names) > 1
+        },
         settings=list(page.leaves(settings)),
         credit=corpus.credit if corpus else "",
     )
@@ -135,6 +139,7 @@ def notes(clips: Columns, label_names: Sequence[str]) -> list[str]:
     """Sentences on what a person should check; `label_names` are the corpus's, if known."""
     usable = clips["status"] == "ok"
     seen, heard = clips["n_frames"] > 0, clips["n_samples"] > 0
+    is_still = (clips["n_frames"] == 1) & ~heard
     counted = (
         (~usable, "quarantined, and so in no part of a run (reasons below)"),
         (usable & (clips["reason"] != ""), "usable, but without a face or without sound (reasons below)"),
@@ -142,7 +147,7 @@ def notes(clips: Columns, label_names: Sequence[str]) -> list[str]:
             seen & heard & (abs(clips["picture_s"] - clips["sound_s"]) > APART_S),
             f"picture and sound differ in length by over {APART_S} s",
         ),
-        (usable & (np.maximum(clips["picture_s"], clips["sound_s"]) < 1), "shorter than 1 s"),
+        (usable & ~is_still & (np.maximum(clips["picture_s"], clips["sound_s"]) < 1), "shorter than 1 s"),
         (clips["peak"] >= 1, "the sound reaches full scale, and so may be clipped"),
     )
     lines = [f"{count:,} of {len(usable):,} clips: {text}." for where, text in counted if (count := int(where.sum()))]

@@ -182,6 +182,8 @@ class Recognizer:
         """Preparation as the model was trained with, and the detector that was asked for."""
         config = config_.completed({"prepare": dict(self._model.loaded.config["prepare"]), "run": dict(self._run)})
         detector = self.settings["detector"]
+        if config["prepare"]["detector"] == "none":  # trained on crops: a film has whole frames
+            detector = detector or "insightface"
         if detector and detector != config["prepare"]["detector"]:
             config["prepare"] |= {"detector": detector, "detector_sizes": _DETECTOR_SIZES[detector]}
         config["run"]["decoder"] = "cpu"
