@@ -162,7 +162,9 @@ FIELDS: dict[str, Field] = {
     # --- model: the network ---
     "model.modalities": Field("audio+video", one_of("audio+video", "audio", "video")),
     "model.features": Field(200, whole(1, 4096)),  # of each modality
-    "model.strip_network": Field("patch", one_of("patch", "original")),
+    # face: a network of one face, over the strip; it takes segments of any length, and stills
+    "model.strip_network": Field("patch", one_of("patch", "original", "face")),
+    "model.face_colour": Field(False),  # of the network "face"; False: grey
     "model.lstm_layers": Field(1, whole(1, 16)),  # (the original: 3)
     "model.dropout_rate": Field(0.5, between(0, 1, "[)")),  # of the concatenated features
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of the computation
@@ -304,9 +306,9 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(f"{given['augment.modality_dropout']} needs model.modalities=audio+video: set it to 0")
     if "video" in modalities:
         network = given["model.strip_network"]
-        if values["model.strip_network"] == "patch" and not _PATCHES.holds(values["prepare.face_size"]):
+        if values["model.strip_network"] != "original" and not _PATCHES.holds(values["prepare.face_size"]):
             raise UserError(f"{given['prepare.face_size']} does not fit {network}: choose {_PATCHES.expected}")
-        if seconds != 1:
+        if seconds != 1 and values["model.strip_network"] != "face":
             raise UserError(f"{given['segment.seconds']} does not fit {network}: its strip is 1.0 s")
 
 

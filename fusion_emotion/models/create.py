@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fusion_emotion.models.audio_lstm import AudioLSTM
+from fusion_emotion.models.face import FaceCNN
 from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.strip import OriginalStripCNN, StripCNN
 
-STRIP_NETWORKS: Mapping[str, type[nn.Module]] = {"patch": StripCNN, "original": OriginalStripCNN}
+STRIP_NETWORKS: Mapping[str, type[nn.Module]] = {"patch": StripCNN, "original": OriginalStripCNN, "face": FaceCNN}
 
 
 def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | None = None) -> FusionNet:
@@ -30,7 +31,11 @@ def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | 
         axis_name=axis_name,
         dtype=dtype,
     )
-    video = STRIP_NETWORKS[model["strip_network"]](features=model["features"], dtype=dtype)
+    video: nn.Module
+    if model["strip_network"] == "face":
+        video = FaceCNN(features=model["features"], colour=model["face_colour"], axis_name=axis_name, dtype=dtype)
+    else:
+        video = STRIP_NETWORKS[model["strip_network"]](features=model["features"], dtype=dtype)
     return FusionNet(
         n_classes=n_classes,
         audio=audio if "audio" in modalities else None,
