@@ -38,13 +38,13 @@ def shapes(config: Config) -> tuple[Any, Any]:
     return jax.eval_shape(outputs, batch_spec(config, batch_size=B))
 
 
-def plausible(shape: Any) -> Any:
-    """Weights and statistics of MFCCs of a plausible size; drawing what `init` would draw takes long to compile."""
+def plausible(shape: Any, *, var: float = 300.0) -> Any:
+    """Weights and statistics, by default of MFCCs, of a plausible size; drawing what `init` would draw takes long to compile."""
     rng = np.random.default_rng(0)
 
     def drawn(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         fan_in = np.prod(leaf.shape[:-1])
-        around = {"scale": 1.0, "var": 300.0}.get(path[-1].key, 0.0)
+        around = {"scale": 1.0, "var": var}.get(path[-1].key, 0.0)
         return (around + rng.normal(size=leaf.shape) / max(np.sqrt(fan_in), 4)).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(drawn, shape)
@@ -77,7 +77,14 @@ def test_every_config_builds_with_its_number_of_parameters() -> None:
     configs = {name: importlib.import_module(f"configs.{name}").get_config().to_dict() for name in names}
     sizes = {name: n_parameters(config) for name, config in configs.items()}
     # The original's: faces of 50 px, three LSTMs
-    assert sizes == {"original": 2_080_448, "ravdess": 848_320, "ravdess_audio": 194_488, "sample": 848_320}
+    assert sizes == {
+        "faces": 873_840,
+        "folder": 848_320,
+        "original": 2_080_448,
+        "ravdess": 848_320,
+        "ravdess_audio": 194_488,
+        "sample": 848_320,
+    }
     assert n_parameters(settings(prepare__face_size=64, model__modalities="video")) == 653_840
     assert n_parameters(settings(prepare__face_size=64, model__strip_network="original")) == 2_296_448
 
@@ -131,7 +138,9 @@ def test_a_missing_modality_says_nothing_whatever_its_bytes(flag: str, field: st
     assert (np.abs(logits - present)[[1, 3]].max(axis=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize(("strip_network", "train"), [("patch", False), ("patch", True), ("original", True)])
+@pytest.mark.parametrize(
+    ("strip_network", "train"), [("patch", False), ("patch", True), ("original", True), ("face", True)]
+)
 def test_a_masked_example_does_not_influence_the_others(strip_network: str, train: bool) -> None:
     batch = segments()
     batch["mask"][[0, 4]] = False
@@ -153,6 +162,29 @@ def test_outside_training_an_example_does_not_depend_on_its_batch() -> None:
     logits, _ = forward(batch, train=False)
     turned, _ = forward({name: value[::-1] for name, value in batch.items()}, train=False)
     np.testing.assert_allclose(turned[::-1], logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_face_counts_once_whatever_the_length_and_the_light() -> None:
+    """A still is a strip of one face; frames without a face, the light and the contrast change nothing."""
+    config = settings(model__modalities="video", model__strip_network="face", model__features=16)
+    net, state = create_model(config, n_classes=8), plausible(shapes(config)[0], var=2.0)
+    run = jax.jit(functools.partial(net.apply, state, train=False))
+    batch = noise(batch_spec(config, batch_size=3, n_frames=1), n_classes=8)
+    batch["faces"] //= 2
+    logits = run(batch)
+    assert differ(logits, np.roll(logits, 1, axis=0))
+    several = {**batch, "faces": np.repeat(batch["faces"], 4, axis=1), "face_found": np.ones((3, 4), bool)}
+    np.testing.assert_allclose(run(several), logits, rtol=0, atol=1e-4)
+    several["faces"][:, 2:] = 255 - several["faces"][:, 2:]
+    assert differ(run(several), logits)
+    several["face_found"][:, 2:] = False
+    np.testing.assert_allclose(run(several), logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run({**batch, "faces": 2 * batch["faces"] + 1}), logits, rtol=0, atol=1e-3)
+    colour = {**config, "model": {**config["model"], "face_colour": True}}
+    net, state = create_model(colour, n_classes=8), plausible(shapes(colour)[0], var=2.0)
+    blue = {**batch, "faces": batch["faces"][..., ::-1]}
+    run = jax.jit(functools.partial(net.apply, state, train=False))
+    assert differ(run(blue), run(batch))
 
 
 # Padding
