@@ -39,7 +39,7 @@ def shapes(config: Config) -> tuple[Any, Any]:
 
 
 def plausible(shape: Any, *, var: float = 300.0) -> Any:
-    """Weights and statistics, by default of MFCCs, of a plausible size; drawing what `init` would draw takes long to compile."""
+    """Weights and statistics, by default of MFCCs, of a plausible size; to draw what `init` draws takes long."""
     rng = np.random.default_rng(0)
 
     def drawn(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
