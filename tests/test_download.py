@@ -1,39 +1,28 @@
 """The download against a local server that cuts, stalls, refuses and alters."""
 
+import dataclasses
 import hashlib
-import http.server
-import io
 import os
 import pathlib
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from conftest import ROOT
+from download_kit import Act, Server, cut, pause, refuse, serve, serving, wrong_byte, zipped
 from fusion_emotion import config
-from fusion_emotion.corpora import catalogue
-from fusion_emotion.corpora.zenodo import Archive, install, select
+from fusion_emotion.corpora import catalogue, ravdess
+from fusion_emotion.corpora.corpus import Remote, Wanted
+from fusion_emotion.corpora.download import install
 from fusion_emotion.errors import UserError
 
 NAME = "Video_Speech_Actor_01.zip"
-Act = Callable[["Handler", bytes, int], None]  # answers a request for a file from an offset on
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    return buffer.getvalue()
 
 
 def clips_of(actor: int) -> dict[str, bytes]:
@@ -52,138 +41,65 @@ def files_in(root: pathlib.Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-class Zenodo(http.server.ThreadingHTTPServer):
-    """The record's files; `acts` answer the next requests, and `always` all others."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {NAME: CONTENT}
-        self.acts: list[Act] = []
-        self.always: Act = serve
-        self.ranges: list[str | None] = []  # of every request
-        self.sent_bytes = 0
-        self.go = threading.Event()  # ends the pauses
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients hang up on purpose."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Zenodo
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        match = re.fullmatch(r"/records/1188976/files/([^/]+)\?download=1", self.path)
-        if not match or match[1] not in self.server.files:
-            self.send_error(404)
-            return
-        asked = self.headers.get("Range")
-        self.server.ranges.append(asked)
-        act = self.server.acts.pop(0) if self.server.acts else self.server.always
-        act(self, self.server.files[match[1]], int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0)
-
-    def answer(self, status: int, content: bytes = b"", *, length: int = 0, **headers: object) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": length or len(content), **headers}.items():
-            self.send_header(key.replace("_", "-"), str(value))
-        self.end_headers()
-        self.send(content)
-
-    def send(self, content: bytes) -> None:
-        self.server.sent_bytes += len(content)
-        self.wfile.write(content)
-
-
-def pause(after: int, *, hang_up: bool = False) -> Act:
-    """Stop after so many bytes of the body, until the server's `go`; or for good."""
-
-    def act(handler: Handler, content: bytes, offset: int) -> None:
-        rest, size = content[offset:], len(content)
-        if not rest:
-            handler.answer(416, Content_Range=f"bytes */{size}")
-            return
-        extent = {"Content_Range": f"bytes {offset}-{size - 1}/{size}"} if offset else {}
-        handler.answer(206 if offset else 200, rest[:after], length=len(rest), **extent)
-        if not hang_up and len(rest) > after:
-            handler.server.go.wait(30)
-            handler.send(rest[after:])
-
-    return act
-
-
-def cut(after: int) -> Act:
-    return pause(after, hang_up=True)
-
-
-serve = pause(sys.maxsize)
-
-
-def refuse(status: int, **headers: object) -> Act:
-    return lambda handler, content, offset: handler.answer(status, **headers)
-
-
-def wrong_byte(handler: Handler, content: bytes, offset: int) -> None:
-    serve(handler, content[:1000] + bytes([content[1000] ^ 1]) + content[1001:], offset)
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zenodo]:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    server = Zenodo()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
-    thread.start()
-    yield server
-    server.go.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serving(monkeypatch) as server:
+        server.files = {NAME: CONTENT}
+        yield server
+
+
+def remote(name: str, content: bytes, *, known: bool) -> Remote:
+    """An archive of RAVDESS with another content."""
+    [archive] = [one for one in every_archive() if one.name == name]
+    digest = f"md5:{hashlib.md5(content).hexdigest()}" if known else None
+    return dataclasses.replace(archive, size_bytes=len(content) if known else None, digest=digest)
+
+
+def every_archive() -> list[Remote]:
+    wanted = (Wanted(audio_alone=audio_alone, channel="both") for audio_alone in (False, True))
+    return [archive for one in wanted for archive in ravdess.remotes(one)]
 
 
 def fetch(
-    server: Zenodo, root: pathlib.Path, *, known: bool = True, keep: bool = False, timeout_s: float = 10.0
+    server: Server, root: pathlib.Path, *, known: bool = True, keep: bool = False, timeout_s: float = 10.0
 ) -> None:
     """Install all files of the server; the table has their sizes and md5 sums if `known`."""
-    archives = [
-        Archive(name, len(content) if known else None, hashlib.md5(content).hexdigest() if known else None)
-        for name, content in server.files.items()
-    ]
-    install(root, archives, base_url=server.url, keep_archives=keep, backoff_s=0.0, timeout_s=timeout_s)
+    remotes = [remote(name, content, known=known) for name, content in server.files.items()]
+    install(
+        *(root, remotes), title="RAVDESS", mirror=server.url, keep_archives=keep, backoff_s=0.0, timeout_s=timeout_s
+    )
 
 
 # The archives
 
 
 def test_the_table_has_every_archive() -> None:
-    archives = [a for modality in ("av", "a") for a in select(channel="both", modality=modality, actors=range(1, 25))]
+    archives = every_archive()
     assert len({archive.name for archive in archives}) == 49
     assert sum(archive.size_bytes or 0 for archive in archives) == 13_791_318_113
-    unknown = {archive.name for archive in archives if archive.md5 is None or archive.size_bytes is None}
+    unknown = {archive.name for archive in archives if archive.digest is None or archive.size_bytes is None}
     assert unknown == {f"Video_Song_Actor_{actor:02d}.zip" for actor in range(1, 25) if actor != 18}
-    assert Archive(NAME, 552_968_353, "3c8ececaf392b4a9b11b32271f4f6d01") in archives
-    names = [archive.name for archive in select(channel="both", modality="av", actors=[18, 2, 2])]
+    [first] = [archive for archive in archives if archive.name == NAME]
+    assert (first.size_bytes, first.digest) == (552_968_353, "md5:3c8ececaf392b4a9b11b32271f4f6d01")
+    wanted = Wanted(audio_alone=False, channel="both", actors=(18, 2, 2))
+    names = [archive.name for archive in ravdess.remotes(wanted)]
     assert names == ["Video_Speech_Actor_02.zip", "Video_Speech_Actor_18.zip", "Video_Song_Actor_02.zip"]
 
 
 @pytest.mark.parametrize(("channel", "actor"), [("both", 25), ("song", 18)])
 def test_an_actor_without_an_archive_is_named(channel: str, actor: int) -> None:
     with pytest.raises(UserError, match=f"data.actors.*{actor}"):
-        select(channel=channel, modality="av", actors=[actor])
+        ravdess.remotes(Wanted(audio_alone=False, channel=channel, actors=(actor,)))
 
 
-def test_the_config_names_the_server(tmp_path: pathlib.Path, server: Zenodo) -> None:
+def test_the_config_names_the_server(tmp_path: pathlib.Path, server: Server) -> None:
     values = config.defaults()
     values.data.actors, values.run.download_url, server.files = (1,), server.url, {}
     with pytest.raises(UserError, match=f"{NAME}.*404"):
         catalogue.download(catalogue.corpus("ravdess"), tmp_path, values.to_dict())
 
 
-def test_only_clips_are_unpacked_and_a_second_run_asks_nothing(tmp_path: pathlib.Path, server: Zenodo) -> None:
+def test_only_clips_are_unpacked_and_a_second_run_asks_nothing(tmp_path: pathlib.Path, server: Server) -> None:
     clips = {actor: clips_of(actor) for actor in (1, 2, 3)}
     others = ("__MACOSX/Actor_01/._a.mp4", "Actor_01/a.sh", "../evil.mp4", "Actor_01/../../evil.mp4", "/evil.mp4")
     others = dict.fromkeys((*others, "..\\evil.mp4"), b"1")
@@ -197,7 +113,7 @@ def test_only_clips_are_unpacked_and_a_second_run_asks_nothing(tmp_path: pathlib
 @pytest.mark.parametrize("harm", [pathlib.Path.unlink, lambda path: path.write_bytes(b"short")])
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_missing_clip_comes_back(
-    tmp_path: pathlib.Path, server: Zenodo, keep: bool, harm: Callable[[pathlib.Path], object]
+    tmp_path: pathlib.Path, server: Server, keep: bool, harm: Callable[[pathlib.Path], object]
 ) -> None:
     fetch(server, tmp_path, keep=keep)
     harm(tmp_path / next(iter(CLIPS)))
@@ -212,14 +128,14 @@ def test_a_missing_clip_comes_back(
     ids=["right", "short", "wrong", "long"],
 )
 def test_an_archive_put_there_by_hand_is_checked(
-    tmp_path: pathlib.Path, server: Zenodo, content: bytes, asked: list
+    tmp_path: pathlib.Path, server: Server, content: bytes, asked: list
 ) -> None:
     (tmp_path / NAME).write_bytes(content)
     fetch(server, tmp_path)
     assert (files_in(tmp_path), server.ranges) == (CLIPS, asked)
 
 
-def test_a_song_of_unknown_size_and_md5(tmp_path: pathlib.Path, server: Zenodo) -> None:
+def test_a_song_of_unknown_size_and_md5(tmp_path: pathlib.Path, server: Server) -> None:
     server.files = {"Video_Song_Actor_01.zip": CONTENT}
     server.acts = [cut(HALF), serve]
     fetch(server, tmp_path, known=False, keep=True)
@@ -253,7 +169,7 @@ OBSTACLES: dict[str, list[Act]] = {
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_every_obstacle_is_overcome(tmp_path: pathlib.Path, server: Zenodo, obstacle: str) -> None:
+def test_every_obstacle_is_overcome(tmp_path: pathlib.Path, server: Server, obstacle: str) -> None:
     start, server.acts = time.monotonic(), list(OBSTACLES[obstacle])
     fetch(server, tmp_path, timeout_s=0.5 if obstacle == "stall" else 10)
     assert not server.acts
@@ -268,7 +184,7 @@ def test_every_obstacle_is_overcome(tmp_path: pathlib.Path, server: Zenodo, obst
     ids=["wrong byte", "404", "503", "hangs up", "cuts without end"],
 )
 def test_an_archive_that_cannot_be_fetched_is_named(
-    tmp_path: pathlib.Path, server: Zenodo, act: Act, requests: int, kept: int
+    tmp_path: pathlib.Path, server: Server, act: Act, requests: int, kept: int
 ) -> None:
     server.always = act
     with pytest.raises(UserError, match=NAME):
@@ -282,7 +198,7 @@ def test_an_archive_that_cannot_be_fetched_is_named(
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_disk_that_is_too_small_is_told_before_the_start(
-    tmp_path: pathlib.Path, server: Zenodo, monkeypatch: pytest.MonkeyPatch, keep: bool
+    tmp_path: pathlib.Path, server: Server, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
     server.files = {f"Video_Speech_Actor_{actor:02d}.zip": zipped(clips_of(actor)) for actor in (1, 2)}
     needed = 2 * int(1.05 * len(CONTENT)) + (2 if keep else 1) * len(CONTENT)
@@ -295,7 +211,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_start(
     assert len(files_in(tmp_path)) == 8 + 2 * keep
 
 
-def test_a_clip_that_cannot_be_written_costs_no_second_fetch(tmp_path: pathlib.Path, server: Zenodo) -> None:
+def test_a_clip_that_cannot_be_written_costs_no_second_fetch(tmp_path: pathlib.Path, server: Server) -> None:
     first, second, *_ = CLIPS
     (tmp_path / second).mkdir(parents=True)
     with pytest.raises(UserError, match="Actor_01"):
@@ -308,13 +224,14 @@ def test_a_clip_that_cannot_be_written_costs_no_second_fetch(tmp_path: pathlib.P
 
 INSTALL = f"""
 import pathlib, signal, sys
-from fusion_emotion.corpora.zenodo import Archive, install
+from fusion_emotion.corpora.corpus import Remote
+from fusion_emotion.corpora.download import install
 from fusion_emotion.errors import Stopped
 # A shell starts its background jobs with SIGINT ignored, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-archive = Archive({NAME!r}, {len(CONTENT)}, {hashlib.md5(CONTENT).hexdigest()!r})
+remote = {remote(NAME, CONTENT, known=True)!r}
 try:
-    install(pathlib.Path(sys.argv[1]), [archive], base_url=sys.argv[2], keep_archives=False)
+    install(pathlib.Path(sys.argv[1]), [remote], title="RAVDESS", mirror=sys.argv[2], keep_archives=False)
 except Stopped as stopped:
     sys.exit(stopped.exit_code)
 """
@@ -322,7 +239,7 @@ except Stopped as stopped:
 
 @pytest.mark.parametrize(("kill", "exit_code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_two_at_once_are_kept_apart_and_a_killed_one_goes_on(
-    tmp_path: pathlib.Path, server: Zenodo, kill: signal.Signals, exit_code: int
+    tmp_path: pathlib.Path, server: Server, kill: signal.Signals, exit_code: int
 ) -> None:
     server.acts = [pause(HALF)]
     command = [sys.executable, "-c", INSTALL, str(tmp_path), server.url]

@@ -76,9 +76,13 @@ def fetch(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None
 
 def download(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Download the missing files of a corpus. Raises UserError if it cannot be downloaded."""
-    if corpus.download is None:
+    if corpus.remotes is None:
         where = f", which you get at {corpus.get}," if corpus.get else ""
         raise UserError(
             f"data.corpus={corpus.name!r} cannot be downloaded: put its files{where} into --config.data.root"
         )
-    corpus.download(root, config)
+    from fusion_emotion.corpora.download import install, mirror
+
+    wanted, host = Wanted.from_config(config), mirror(config)
+    remotes, keep = corpus.remotes(wanted, host), config["run"]["keep_archives"]
+    install(root, remotes, title=corpus.title, mirror=host, keep_archives=keep)

@@ -46,6 +46,20 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A file on its owner's host."""
+
+    name: str  # its path below the folder of the corpus
+    host: str  # as "https://zenodo.org"
+    path: str  # on the host, with the query
+    size_bytes: int | None = None  # None: the server announces it
+    digest: str | None = None  # as "md5:0123...", of any algorithm of hashlib; None: none is published
+    members: str = ""  # a regular expression: those members of a zip file are unpacked; "": the file itself is kept
+    expansion: float = 0.0  # unpacked size over the size of the zip file, rounded up
+    guess_bytes: int = 0  # size assumed for the space on the disk, where none is known
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:
     """A corpus: how to find its clips, and what to say of it."""
 
@@ -63,4 +77,5 @@ class Corpus:
     human: Mapping[str, float] = dataclasses.field(default_factory=dict)  # fraction right, by modalities
     human_caveat: str = ""
     make: Callable[[pathlib.Path, Mapping[str, Any]], None] | None = None  # a corpus that is made on this computer
-    download: Callable[[pathlib.Path, Mapping[str, Any]], None] | None = None
+    # The files that a config needs, of the owners' hosts or of a mirror ("": none). Raises UserError.
+    remotes: Callable[[Wanted, str], Sequence[Remote]] | None = None

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import importlib.resources
+import lzma
 import pathlib
 import re
 
 from fusion_emotion.corpora.clip import Clip
-from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
+from fusion_emotion.corpora.corpus import Corpus, Found, Remote, Wanted
 from fusion_emotion.corpora.walk import choose, find_all, is_film
 from fusion_emotion.errors import UserError
 
@@ -30,6 +32,7 @@ _INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": ""}
 _SEXES = "MFFFMFFFFFMFFMMMMFMFFMMFFMMFFFMMMMMMFMMMMMFMMFFMFMMFFFFFMFMFFMFMMMMMMMMFFFFFMFFMMFMFMMMMFMF"
 _NAME = re.compile(r"([0-9]{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{2})")
 _VOTES = "summaryTable.csv"
+_REPOSITORY = "CheyneyComputerScience/CREMA-D"
 _POINTER = b"version https://git-lfs"
 _POINTER_BYTES = 200
 
@@ -112,6 +115,34 @@ def _by_votes(found: Found, root: pathlib.Path) -> Found:
     return Found(clips=clips, passed_over=passed_over)
 
 
+def remotes(wanted: Wanted, mirror: str = "") -> list[Remote]:
+    """Return the films, or for audio alone the wav files, of some actors, and the table of votes if it is asked for.
+
+    `cremad_files.tsv.xz` has the size and the sha256 of each, from the pointers of Git LFS in the owners' repository.
+    The table of votes is checked by its length alone. Raises UserError for an unknown actor.
+    """
+    if wrong := [actor for actor in wanted.actors if not 1001 <= actor <= 1091]:
+        raise UserError(f"data.actors: {wrong[0]!r} is no actor of CREMA-D: expected numbers from 1001 to 1091")
+    folder = "AudioWAV" if wanted.audio_alone else "VideoFlash"
+    packed = (importlib.resources.files("fusion_emotion.corpora") / "cremad_files.tsv.xz").read_bytes()
+    rows = (line.split("\t") for line in lzma.decompress(packed).decode().splitlines())
+    media = [
+        Remote(
+            name=name,
+            host="https://media.githubusercontent.com",  # the content of what Git LFS holds
+            path=f"/media/{_REPOSITORY}/master/{name}",
+            size_bytes=int(size),
+            digest=f"sha256:{sha256}",
+        )
+        for name, size, sha256 in rows
+        if name.startswith(folder) and (not wanted.actors or int(name.partition("/")[2][:4]) in wanted.actors)
+    ]
+    name = f"processedResults/{_VOTES}"
+    path = f"/{_REPOSITORY}/master/{name}"
+    votes = Remote(name=name, host="https://raw.githubusercontent.com", path=path, guess_bytes=1_000_000)
+    return [*media, votes] if wanted.labels_by == "votes" else media
+
+
 CORPUS = Corpus(
     name="cremad",
     title="CREMA-D",
@@ -124,6 +155,7 @@ CORPUS = Corpus(
     expects="films or sounds named 1001_DFA_ANG_XX (.flv, .mp4, .wav, .mp3), flat or in VideoFlash/, AudioWAV/, ...",
     get="https://github.com/CheyneyComputerScience/CREMA-D",
     find=find,
+    remotes=remotes,
     groups=("speaker", "sex", "intensity", "statement"),
     value_titles={"statement": STATEMENTS},
     human={"audio": 0.409, "video": 0.582, "audio+video": 0.636},

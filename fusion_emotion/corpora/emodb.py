@@ -4,7 +4,7 @@ import pathlib
 import re
 
 from fusion_emotion.corpora.clip import Clip
-from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
+from fusion_emotion.corpora.corpus import Corpus, Found, Remote, Wanted
 from fusion_emotion.corpora.walk import choose, find_all, is_film
 
 STATEMENTS = {
@@ -69,6 +69,20 @@ def find(root: pathlib.Path, wanted: Wanted) -> Found:
     return choose(find_all(root, parse_name), root, wanted, films="")
 
 
+def remotes(wanted: Wanted, mirror: str = "") -> list[Remote]:
+    """Return the one archive, whose wav files are unpacked. Its owners publish no checksum."""
+    return [
+        Remote(
+            name="download.zip",
+            host="http://emodb.bilderbar.info",
+            path="/download/download.zip",
+            members=r"wav/\w+\.wav",
+            expansion=2.0,
+            guess_bytes=50_000_000,
+        )
+    ]
+
+
 CORPUS = Corpus(
     name="emodb",
     title="EmoDB",
@@ -81,6 +95,7 @@ CORPUS = Corpus(
     expects="sounds named 03a01Fa.wav, ..., flat or in wav/",
     get="http://emodb.bilderbar.info",
     find=find,
+    remotes=remotes,
     groups=("speaker", "sex", "statement"),
     value_titles={"statement": STATEMENTS},
     note="Its owners kept the takes that listeners named right most often, so they are clearer than speech at large.",

@@ -4,8 +4,9 @@ import pathlib
 import re
 
 from fusion_emotion.corpora.clip import Clip
-from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
+from fusion_emotion.corpora.corpus import Corpus, Found, Remote, Wanted
 from fusion_emotion.corpora.walk import choose, find_all, is_film
+from fusion_emotion.errors import UserError
 
 _EMOTIONS = {
     "neutral": "neutral",
@@ -18,6 +19,10 @@ _EMOTIONS = {
 }
 # The owners' OA_bite_neutral.wav lacks a letter.
 _SPEAKERS = {"OAF": "OAF", "OA": "OAF", "YAF": "YAF"}
+_HOST = "https://borealisdata.ca"
+_DOI = "doi:10.5683/SP2/E8H2MF"
+_SOUNDS = r"(?:[\w -]+/)*\w+\.wav"
+_FILES = re.compile(rf"{_SOUNDS}|[\w -]+\.zip", re.ASCII)  # no path that leaves the folder
 _NAME = re.compile(r"([A-Za-z]+)_([A-Za-z]+)_([A-Za-z]+)")
 
 
@@ -52,6 +57,37 @@ def find(root: pathlib.Path, wanted: Wanted) -> Found:
     return choose(find_all(root, parse_name), root, wanted, films="")
 
 
+def remotes(wanted: Wanted, mirror: str = "") -> list[Remote]:
+    """Return the sounds and archives that the owners' Dataverse lists, with size and checksum. Raises UserError."""
+    from fusion_emotion.corpora.download import listed
+
+    # https://guides.dataverse.org/en/latest/api/native-api.html, "List Files in a Dataset"
+    path = f"/api/datasets/:persistentId/versions/:latest/files?persistentId={_DOI}"
+    found = []
+    try:
+        for entry in listed(_HOST, path, mirror=mirror)["data"]:
+            file = entry["dataFile"]
+            name = "/".join(filter(None, (entry.get("directoryLabel"), entry["label"])))
+            if _FILES.fullmatch(name):
+                algorithm = file["checksum"]["type"].replace("-", "").lower()  # "SHA-1" is hashlib's "sha1"
+                found.append(
+                    Remote(
+                        name=name,
+                        host=_HOST,
+                        path=f"/api/access/datafile/{int(file['id'])}",
+                        size_bytes=int(file["filesize"]),
+                        digest=f"{algorithm}:{file['checksum']['value']}",
+                        members=_SOUNDS if name.endswith(".zip") else "",
+                        expansion=2.0 if name.endswith(".zip") else 0.0,
+                    )
+                )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{mirror or _HOST}{path} is no list of files ({error!r}): get TESS at {CORPUS.get}") from error
+    if not found:
+        raise UserError(f"{mirror or _HOST}{path} lists no sound: get TESS at {CORPUS.get}")
+    return found
+
+
 CORPUS = Corpus(
     name="tess",
     title="TESS",
@@ -64,6 +100,7 @@ CORPUS = Corpus(
     expects="sounds named OAF_back_angry.wav, ..., flat or in folders",
     get="https://doi.org/10.5683/SP2/E8H2MF",
     find=find,
+    remotes=remotes,
     groups=("speaker",),
     note="Two women: a speaker-independent test trains on one and tests on the other.",
 )
