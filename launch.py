@@ -30,7 +30,7 @@ _MODE = flags.DEFINE_enum(
     "report: write report.html again; analyse: write analysis.html, what each modality is worth to a model; "
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
     "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
-    "download: fetch RAVDESS; predict: judge --input by --model, and write timelines to --output; "
+    "download: fetch the corpus; predict: judge --input by --model, and write timelines to --output; "
     "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo.",
 )
 _INPUT = flags.DEFINE_string(
