@@ -7,6 +7,7 @@ import re
 import pytest
 
 from conftest import ROOT
+from fusion_emotion.corpora.labels import EMOTIONS
 
 BLOCKS = dict(
     re.findall(
@@ -106,6 +107,7 @@ def test_the_lines_make_the_table(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
         header, *rows = csv.reader(lines)
     assert header[:2] == ["path", "emotion"]
     assert rows == expected
+    assert {row[1] for row in rows} <= set(EMOTIONS)
     assert all((table.parent / row[0]).is_file() for row in rows)
 
 
