@@ -92,10 +92,12 @@ _PATCHES = multiple_of(4, between(32, 512, unit=" px"))  # that the strip networ
 _STRIDES = multiple_of(32, whole(32, 4096, " px"))  # that InsightFace's detectors can pool
 _EPOCHS, _SOME_EPOCHS = whole(0, 10**6), whole(1, 10**6)
 FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "parquet", "png", "mp4")  # of a prediction
-_ACTOR = Check(lambda value: str(value).isdecimal() and 1 <= int(value) < 100, "a number, 1 to 99")  # 5, or "05"
+_ACTOR = Check(lambda value: str(value).isdecimal() and 1 <= int(value) < 10**4, "a number, 1 to 9999")  # 5, or "05"
 _FOLDER = Check(lambda value: bool(str.strip(value)) and "\0" not in value, "the path of a folder")
 _CORPUS = Check(lambda value: bool(str.strip(value)), "the name of a corpus")
-_URL = Check(lambda value: value.startswith(("https://", "http://")), "an address that begins with https:// or http://")
+_URL = Check(
+    lambda value: not value or value.startswith(("https://", "http://")), "'' or an address with https:// or http://"
+)
 _WRITTEN = Check(lambda value: _FOLDER.holds(value) and is_utf8(value), f"{_FOLDER.expected}, in UTF-8")
 
 # The types of a value by that of the default, and their name.
@@ -227,8 +229,8 @@ FIELDS: dict[str, Field] = {
     "run.retry": Field(True),  # try clips again that took too long, or that memory or permission was lacking for
     "run.full_digest": Field(False),  # know changed files by their whole content, not by 64 kB at both ends and time
     "run.insightface_root": Field("~/.insightface", _FOLDER),  # folder of InsightFace's packs
-    "run.download": Field(False),  # fetch from Zenodo the files that data.root lacks; --mode=download does only that
-    "run.download_url": Field("https://zenodo.org", _URL),  # or a mirror
+    "run.download": Field(False),  # fetch the files that data.root lacks; --mode=download does only that
+    "run.download_url": Field("", _URL),  # a mirror, with the paths of the owners' hosts; "": the owners' hosts
     "run.keep_archives": Field(False),  # after they are unpacked
     "run.resident_gb": Field(4.0, between(0, 10**4)),  # a prepared corpus up to this size is kept on each device
     "run.log_every_steps": Field(10, whole(1, 10**6)),

@@ -208,3 +208,13 @@ def test_of_savee_the_page_to_apply_at_is_named(tmp_path: pathlib.Path, server: 
         catalogue.download(catalogue.corpus("savee"), tmp_path, of_config("savee", server))
     assert "\n" not in str(raised.value)
     assert not server.ranges
+
+
+# FER+
+
+
+def test_the_votes_of_ferplus_are_those_of_its_owners(server: Server, real_data: pathlib.Path, tmp_path: pathlib.Path):
+    votes = (real_data / "data" / "ferplus" / "fer2013new.csv").read_bytes()
+    server.files = {"/microsoft/FERPlus/master/fer2013new.csv": votes}
+    catalogue.download(catalogue.corpus("ferplus"), tmp_path, of_config("ferplus", server))
+    assert (tmp_path / "fer2013new.csv").read_bytes() == votes

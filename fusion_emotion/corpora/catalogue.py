@@ -67,11 +67,11 @@ def find_clips(corpus: Corpus, root: pathlib.Path, wanted: Wanted) -> Found:
 
 
 def fetch(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Make the files of a corpus that makes itself, or download the missing ones if the config says so."""
+    """Download the missing files of a corpus if the config says so, and make those that are made on this computer."""
+    if config["run"]["download"] and (corpus.remotes or not corpus.make):
+        download(corpus, root, config)
     if corpus.make is not None:
         corpus.make(root, config)
-    elif config["run"]["download"]:
-        download(corpus, root, config)
 
 
 def download(corpus: Corpus, root: pathlib.Path, config: Mapping[str, Any]) -> None:

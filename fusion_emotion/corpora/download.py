@@ -28,7 +28,7 @@ from fusion_emotion.locks import held
 from fusion_emotion.progress import bar
 
 _STATE = ".downloaded"  # folder of the markers and the lock
-_ZENODO = "https://zenodo.org"  # run.download_url by default
+_ZENODO = "https://zenodo.org"  # run.download_url of older workdirs, where it was the default
 _MOST_CUTS = 30  # of one file: a connection that is cut every minute is enough
 _FETCHES = 2  # of one file that arrives whole but wrong
 _RETRIES = 8  # of one request: with the back-off they last four minutes

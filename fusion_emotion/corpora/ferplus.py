@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusion_emotion.corpora.clip import Clip
-from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
+from fusion_emotion.corpora.corpus import Corpus, Found, Remote, Wanted
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import atomic
 
@@ -89,6 +89,19 @@ def _clip(path: pathlib.Path, part: str, emotion: str, votes: Mapping[str, int])
     )
 
 
+def remotes(wanted: Wanted, mirror: str = "") -> list[Remote]:
+    """Return the votes. The pixels, fer2013.csv, are Kaggle's to give, to who has signed in."""
+    return [
+        Remote(
+            name="fer2013new.csv",
+            host="https://raw.githubusercontent.com",
+            path="/microsoft/FERPlus/master/fer2013new.csv",
+            size_bytes=1_602_762,
+            digest="sha256:9206e20d62f56475939f516847d61753e4860caeac9718b560129541b776fc2c",
+        )
+    ]
+
+
 def make(root: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Write the owners' layout from fer2013.csv and fer2013new.csv, if `root` holds these and not yet that."""
     pixels, votes = root / "fer2013.csv", root / "fer2013new.csv"
@@ -125,7 +138,9 @@ CORPUS = Corpus(
     credit="Pictures are of FER2013 (Goodfellow et al. 2013), from the web, for research only.",
     label_names=("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised", "contempt"),
     expects="the folders FER2013Train, FER2013Valid and FER2013Test with label.csv, or fer2013.csv and fer2013new.csv",
+    get="https://github.com/microsoft/FERPlus (votes) and https://www.kaggle.com/c/3364 (fer2013.csv)",
     find=find,
+    remotes=remotes,
     groups=(),
     make=make,
 )
