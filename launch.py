@@ -25,13 +25,14 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [*commands.MODES, "compare", "predict", "export"],
+    [*commands.MODES, "compare", "predict", "export", "release"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again; analyse: write analysis.html, what each modality is worth to a model; "
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
     "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
     "download: fetch the corpus; predict: judge --input by --model, and write timelines to --output; "
-    "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo.",
+    "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo; "
+    "release: train on every clip with the config of the cross-validation in --workdir, write the model to --output.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."
@@ -59,6 +60,13 @@ def main(argv: list[str]) -> None:
         return
     if _MODE.value in ("predict", "export"):
         _use_model()
+        return
+    if _MODE.value == "release":
+        if not _WORKDIR.value or not _OUTPUT.value:
+            raise UserError(
+                "--mode=release needs --workdir=a finished cross-validation, and --output=the folder to write"
+            )
+        commands.release(pathlib.Path(_WORKDIR.value).absolute(), pathlib.Path(_OUTPUT.value).absolute())
         return
     if not _CONFIG.value:
         raise UserError(

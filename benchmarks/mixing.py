@@ -36,7 +36,9 @@ def main(records: pathlib.Path) -> None:
                 next(batches)
             took[name].append(1e3 * (time.perf_counter() - began) / BATCHES)
     for name, each in took.items():
-        print(f"{name:<18} {statistics.median(each):.2f} ms a batch of {BATCH_SIZE} ({min(each):.2f} to {max(each):.2f})")
+        print(
+            f"{name:<18} {statistics.median(each):.2f} ms a batch of {BATCH_SIZE} ({min(each):.2f} to {max(each):.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -161,6 +161,17 @@ def _summarise(config: Config, workdir: pathlib.Path, folder: pathlib.Path, runs
     print(f"\n{summary.text(results)}\n\nresults: {workdir / summary.RESULTS}\nreport: {workdir / CROSSVAL}")
 
 
+def release(crossval: pathlib.Path, output: pathlib.Path) -> None:
+    """Train on every clip with the config of a finished cross-validation; write a model with its numbers and a card."""
+    from fusion_emotion.experiments import release
+    from fusion_emotion.models.weights import FOLDER
+
+    workdir = crossval / "everything"
+    train(release.config_of(crossval), workdir)
+    release.release(workdir / FOLDER, crossval, output)
+    print(f"released: {output} (its numbers are the cross-validation's, not those above)")
+
+
 def compare(workdirs: Sequence[pathlib.Path]) -> None:
     """Print a paired comparison of two workdirs on the same clips."""
     from fusion_emotion.experiments.compare import compare

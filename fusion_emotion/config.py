@@ -127,8 +127,8 @@ FIELDS: dict[str, Field] = {
     "data.actors": Field((), several(_ACTOR, none=True)),  # numbers of the actors to use; (): all
     # --- split: which clips train and which test ---
     # given and given_takes: the parts that the corpus or the table names; also "train:A+B test:C", of corpora
-    # random, random_windows, takes, luna5, contiguous6, emobox6, chumachenko, loso, leave_one_corpus_out, given,
-    # given_takes, kfold
+    # random, random_windows, takes, luna5, contiguous6, emobox6, chumachenko, loso, leave_one_corpus_out, everything,
+    # given, given_takes, kfold
     "split.protocol": Field("random"),
     "split.fold": Field(0, whole(0, 9999)),  # the fold that is tested, of a protocol with folds
     "split.n_folds": Field(5, whole(2, 9999)),  # of kfold and takes

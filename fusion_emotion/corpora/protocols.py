@@ -46,11 +46,14 @@ class Protocol:
     validation: frozenset[str] | None = None  # published speakers; None: drawn
     corpora: frozenset[str] = frozenset()  # the only ones that are used; (): all
     by_corpus: bool = False  # sides are of different corpora, so speakers need no names
+    everything: bool = False  # all parts are all clips, for a model to be released
     given: bool = False  # the parts are those that the corpus or a table names
 
     @property
     def shared(self) -> tuple[str, ...]:
         """The units that may be on both sides."""
+        if self.everything:
+            return ("speaker", "take", "clip", "segment")
         return {"speaker": (), "take": ("speaker",), "segment": ("speaker", "take", "clip")}[self.unit]
 
     @property
@@ -66,11 +69,15 @@ class Protocol:
     @property
     def on_both_sides(self) -> str:
         """A note beside each number; "" for a speaker-independent protocol."""
+        if self.everything:
+            return "tested on the training clips"
         return {"take": "speakers on both sides", "segment": "segments of one clip on both sides"}.get(self.unit, "")
 
     @property
     def warning(self) -> str:
         """The claim that the numbers do not support; "" for a speaker-independent protocol."""
+        if self.everything:
+            return "The test part is the training part: these numbers say nothing of clips the model has never seen."
         return {
             "take": "The same speakers are in the training and the test part: these numbers do not say how well the "
             "model does on people it has never seen.",
@@ -196,6 +203,12 @@ PROTOCOLS = {
                 _speakers(items, {name}) for name in sorted({item.corpus for item in items})
             ],
             by_corpus=True,
+        ),
+        Protocol(
+            name="everything",
+            unit="take",
+            meaning="every clip trains; validation and test are the same clips, so their numbers say nothing",
+            everything=True,
         ),
         Protocol(
             name="given",

@@ -169,6 +169,8 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
     by_segment = protocol.unit == "segment"
     cutting = cutting_for(protocol, cutting)
     segments = segments_of(rows, cutting)
+    if protocol.everything:
+        return dict.fromkeys(protocols.PARTS, segments)
     # Clips of corpora that the protocol does not place only train.
     is_placed = np.array([row.corpus in (split.get("corpora") or {row.corpus}) for row in rows], bool)
     items = items_of([row for row, placed in zip(rows, is_placed, strict=True) if placed])

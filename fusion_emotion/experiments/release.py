@@ -1,0 +1,157 @@
+"""A model to give away: trained on every clip with a config whose cross-validation says how good it is.
+
+The released model has no test part of its own. Its numbers, its temperature and its failures are those of the
+cross-validation of the same config, in which each model was tested on people that it had not met.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusion_emotion.corpora.protocols import PROTOCOLS
+from fusion_emotion.errors import UserError
+from fusion_emotion.evaluate import answers, statistics, table
+from fusion_emotion.evaluate.answers import PREDICTIONS
+from fusion_emotion.experiments.summary import RESULTS
+from fusion_emotion.files import atomic
+
+ABOUT, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
+_MOST_FAILURES = 5
+
+
+def config_of(crossval: pathlib.Path) -> dict[str, Any]:
+    """Return the config that trains on every clip, from the workdir of a finished cross-validation. Raises UserError.
+
+    Its protocols must be speaker-independent, since the numbers are to say how the model does on new people.
+    """
+    results = read(crossval)
+    if leaky := [name for name in results["protocols"] if not _is_independent(name)]:
+        raise UserError(
+            f"{crossval} has the protocol {leaky[0]}, with the same people in training and test: cross-validate with "
+            "--config.crossval.protocols=\"('kfold',)\" first"
+        )
+    config: dict[str, Any] = results["config"]
+    config["split"] |= {"protocol": "everything", "fold": 0}
+    config["seed"] = config["crossval"]["seeds"][0]
+    return config
+
+
+def _is_independent(name: str) -> bool:
+    return name not in PROTOCOLS or PROTOCOLS[name].speaker_independent
+
+
+def read(crossval: pathlib.Path) -> dict[str, Any]:
+    """Return the numbers of a finished cross-validation. Raises UserError."""
+    try:
+        results: dict[str, Any] = json.loads((crossval / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{crossval} holds no finished cross-validation ({error}): run --mode=crossval there first"
+        ) from error
+    return results
+
+
+def release(model: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -> None:
+    """Write the trained `model` to `output`, with the numbers of a cross-validation and a card."""
+    results = read(crossval)
+    name, protocol = next(iter(results["protocols"].items()))
+    network = protocol["systems"][table.NETWORK]
+    about = json.loads((model / ABOUT).read_text(encoding="utf-8"))
+    about["temperature"] = _temperature(network["runs"])
+    about["numbers"] = {
+        "protocol": {
+            "name": name,
+            "meaning": protocol["meaning"],
+            "speaker_independent": True,
+            "folds": protocol["folds"],
+            "seeds": protocol["seeds"],
+        },
+        "clips": protocol["clips"],
+        "speakers": len(protocol["speakers"]),
+        **{measure: network[measure]["pooled"] for measure in ("uar", "war", "macro_f1")},
+        "uar_interval": network["uar"]["interval"],
+        "chance_uar": network["chance_uar"],
+        "recalls": dict(zip(results["label_names"], network["recalls"], strict=True)),
+        "by": {group: values for group, values in network["by"].items() if group != "speaker"},
+        "ece_after_temperature": (network["calibration"]["after"] or {}).get("ece"),
+        "commit": results["commit"],
+    }
+    about["failures"] = _failures(crossval, results["label_names"])
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic(output / WEIGHTS) as partial:
+        shutil.copyfile(model / WEIGHTS, partial)
+    with atomic(output / CARD) as partial:
+        partial.write_text(card(output.name, about), encoding="utf-8")
+    with atomic(output / ABOUT) as partial:
+        partial.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _temperature(runs: Sequence[Mapping[str, Any]]) -> float:
+    """The geometric mean of the temperatures of the folds, each fitted on validation speakers."""
+    return float(np.exp(np.mean([np.log(run["temperature"]) for run in runs])))
+
+
+def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The wrong answers that the models were surest of, on people they had not met; of each true emotion at most one."""
+    wrong = []
+    for path in sorted(crossval.glob(f"*/fold-*-seed-*/{PREDICTIONS}")):
+        of_run = answers.read(path)
+        probability = np.exp(statistics.apply_temperature(of_run.log_prob, 1.0))
+        for clip in np.flatnonzero(of_run.predicted != of_run.true):
+            true, predicted = int(of_run.true[clip]), int(of_run.predicted[clip])
+            sure = float(probability[clip, predicted])
+            wrong.append((sure, of_run.clip_ids[clip], label_names[true], label_names[predicted]))
+    chosen: dict[str, dict[str, Any]] = {}
+    for sure, clip_id, true, predicted in sorted(wrong, reverse=True):
+        chosen.setdefault(true, {"clip": clip_id, "true": true, "predicted": predicted, "confidence": round(sure, 3)})
+    return list(chosen.values())[:_MOST_FAILURES]
+
+
+def card(name: str, about: Mapping[str, Any]) -> str:
+    """Return the model card, in Markdown."""
+    numbers = about["numbers"]
+    low, high = numbers["uar_interval"] or (None, None)
+    interval = f" [{table.percent(low)}, {table.percent(high)}]" if low is not None else ""
+    seeds = ", ".join(map(str, numbers["protocol"]["seeds"]))
+    lines = [
+        f"# {name}",
+        "",
+        f"Reads {about['modalities'].replace('+', ' and ')}; says one of {', '.join(about['label_names'])}.",
+        "",
+        f"- **Trained on** {about['trained_on']}: {numbers['clips']} clips of {numbers['speakers']} people, all of them.",
+        f"- **Licence** of the data, and so of the weights: {about['licence']}.",
+        f"- **How good**, on people it had not met: {table.percent(numbers['uar'])} % UAR{interval} (95 % over "
+        f"speakers), {table.percent(numbers['war'])} % right; chance {table.percent(numbers['chance_uar'])} %. Protocol "
+        f"{numbers['protocol']['name']} ({numbers['protocol']['meaning']}), seeds {seeds}, models of the same "
+        f"config that were trained without the people they were tested on (commit {numbers['commit']}).",
+        f"- **Calibration**: expected calibration error {numbers['ece_after_temperature']:.3f} after temperature "
+        f"{about['temperature']:.2f}, the geometric mean of those fitted on validation speakers."
+        if numbers["ece_after_temperature"] is not None
+        else "- **Calibration**: not measured.",
+        "- **Not for** decisions about people. It tells how an acted expression was labelled, not what a person feels; "
+        "on ordinary recordings expect less. In the European Union inferring emotions at work or in education is "
+        "prohibited (Regulation (EU) 2024/1689, Art. 5(1)(f)).",
+        "",
+        "| emotion | recall, % |",
+        "|---|---|",
+        *(f"| {emotion} | {table.percent(recall)} |" for emotion, recall in numbers["recalls"].items()),
+    ]
+    for group, values in numbers["by"].items():
+        lines += ["", f"| {group} | clips | UAR, % |", "|---|---|---|"]
+        lines += [f"| {value or 'unknown'} | {of['n']} | {table.percent(of['uar'])} |" for value, of in values.items()]
+    lines += [
+        "",
+        "Wrong answers that it was surest of:",
+        "",
+        "| clip | is | was called | confidence |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each['clip']} | {each['true']} | {each['predicted']} | {each['confidence']:.2f} |"
+        for each in about["failures"]
+    ]
+    return "\n".join(lines) + "\n"
