@@ -1,11 +1,14 @@
 """Every jaxtyping annotation of the package is checked while the tests run."""
 
 import atexit
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -65,3 +68,28 @@ def settings_of(cache: pathlib.Path, **changes: object) -> "Settings":
 
     settings = Settings.from_config(sample.get_config().to_dict())
     return dataclasses.replace(settings, cache=str(cache), **changes)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, which reads every file."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder that holds 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

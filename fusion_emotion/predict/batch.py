@@ -40,7 +40,7 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
     two recordings never share a place. Raises UserError if there is none.
     """
     if "://" in given or is_live(given):
-        name = pathlib.PurePosixPath(given.split("?")[0]).stem or "stream"
+        name = pathlib.PurePosixPath(given.split("?")[0]).stem.strip(".") or "stream"
         return {given: pathlib.PurePath(_plain(name))}
     path = pathlib.Path(given).expanduser()
     if path.is_file():
@@ -50,14 +50,16 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
     elif glob.has_magic(given):
         found = [pathlib.Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each)]
         found = [each for each in found if each.suffix.lower() in _SUFFIXES]
-        root = pathlib.Path(os.path.commonpath([each.parent for each in found])) if found else path
+        # A pattern with ".." may name a file twice.
+        found = list({os.path.abspath(each): each for each in found}.values())
+        root = pathlib.Path(os.path.commonpath([os.path.abspath(each.parent) for each in found])) if found else path
     else:
         raise UserError(f"--input={given} is no file, folder or address, and no pattern: give one that exists")
     inside = output.resolve()
     found = sorted(each for each in found if path.is_file() or not each.resolve().is_relative_to(inside))
     if not found:
         raise UserError(f"--input={given} holds no recording: expected files with {' '.join(_SUFFIXES)}")
-    places = [each.relative_to(root).with_suffix("") for each in found]
+    places = [pathlib.Path(os.path.relpath(each, root)).with_suffix("") for each in found]
     shared = {place for place in places if places.count(place) > 1} if len(set(places)) < len(places) else set()
     return {
         str(each): place.with_name(f"{place.name}_{each.suffix[1:]}") if place in shared else place

@@ -21,6 +21,7 @@ from fusion_emotion.predict.prediction import STEP_S, UNCERTAIN, softmax
 from fusion_emotion.predict.reader import Step
 from fusion_emotion.predict.windows import Examples, Model, Window
 from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.opening import DECODING
 from fusion_emotion.prepare.sound import channels_of
 from fusion_emotion.prepare.video import picture_stream, turn_of, upright
 from fusion_emotion.units import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -288,7 +289,7 @@ def _opened(source: str, *, picture: bool, sound: bool, options: Mapping[str, st
             file = av.open(source.removeprefix("lavfi:"), format="lavfi")
         else:
             usual = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
-            file = av.open(source, options={**usual, **options}, timeout=(_STALLED_S, _STALLED_S))
+            file = av.open(source, options={**DECODING, **usual, **options}, timeout=(_STALLED_S, _STALLED_S))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"the stream cannot be opened: {error.strerror or error}") from error
     tracks = (picture and bool(file.streams.video), sound and bool(file.streams.audio))
