@@ -90,7 +90,7 @@ def predict(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
 def _follow(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
     """Print what is said of a camera or a stream, once a second, and write each moment, until it ends or Ctrl-C."""
     began = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = output / f"{_plain(given)}-{began}.csv"
+    path, n_told = output / f"{_plain(given)}-{began}.csv", 0
     names = [f"box_{name}" for name in "xywh"]
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -99,18 +99,23 @@ def _follow(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
             head = ["start", "end", "person", "modalities", *names, "speech", *recognizer.label_names]
             rows.writerow([*head, "label", "confidence", "lag_s"])
             print(f"writing {path}; Ctrl-C ends it", flush=True)
-            for number, told in enumerate(recognizer.stream(given)):
+            for n_told, told in enumerate(recognizer.stream(given), start=1):
                 box = [round(x, 1) for x in told.box] if told.box else [""] * 4
                 shares = ["" if math.isnan(share) else round(share, 5) for share in told.probabilities.values()]
                 sure = round(told.confidence, 5) if told.label else ""
                 where = [told.start, told.end, told.person, told.modalities, *box, round(told.speech, 3)]
                 rows.writerow([*where, *shares, told.label, sure, round(told.lag_s, 3)])
                 file.flush()
-                if number % FRAME_RATE_HZ == 0:
+                if n_told % FRAME_RATE_HZ == 1:
                     words = f"{told.end:7.1f} s  {told.person:<8} {told.modalities:<12} {told.label:<10} {sure}"
                     print(f"{words}  lag {told.lag_s:.2f} s", flush=True)
     except KeyboardInterrupt:
         pass
+    except UserError as error:
+        if n_told:
+            raise UserError(f"{error}; what was judged before is in {path}") from error
+        path.unlink(missing_ok=True)
+        raise
     except OSError as error:
         raise UserError(f"--output={output} cannot be written ({error.strerror}): choose another folder") from error
     print(f"written {path}")

@@ -128,7 +128,8 @@ class Feed:
     """Steps of a stream, read by threads; iterating waits for the next one.
 
     A step is complete when each track has passed its end, or is behind the other by 0.4 s. A step that waits behind
-    newer ones loses its picture. Raises MediaError if the stream cannot be opened, stalls or holds nothing to read.
+    newer ones loses its picture. Raises MediaError if the stream cannot be opened, holds nothing to read, or, behind
+    the steps that came before, stalls or breaks off; one of camera and microphone that breaks off ends both.
     """
 
     def __init__(self, source: str, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None):
@@ -173,8 +174,9 @@ class Feed:
                     if time.monotonic() - self._last_s > _STALLED_S:
                         raise MediaError(f"the stream stalls: nothing came for {_STALLED_S:.0f} s")
                 if not self._steps:
-                    if self._error and not self._n_made:
-                        raise MediaError(self._error)
+                    if self._error:
+                        after = f"after {self._n_made * STEP_S:.1f} s it broke off: " if self._n_made else ""
+                        raise MediaError(after + self._error)
                     return
                 step = self._steps.popleft()
             yield step
@@ -204,7 +206,8 @@ class Feed:
         finally:
             with self._changed:
                 self._running -= 1
-                self._ended = not self._running
+                self._stopped |= bool(self._error)
+                self._ended = self._stopped or not self._running
                 self._changed.notify_all()
 
     def _take(self, frame: Any, time_s: float, aspect: float) -> None:
