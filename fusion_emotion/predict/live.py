@@ -119,7 +119,7 @@ class _Judge:
             confidence=sure,
             probabilities=dict(zip(names, map(float, share), strict=True)),
             box=(left, top, right - left, bottom - top) if boxes else None,
-            speech=window.speech,
+            speech=window.heard.speech,
             lag_s=lag_s,
         )
 

@@ -172,7 +172,7 @@ class Recognizer:
         people = [main]
         if self.settings["people"] == "all":
             people += [timeline.person(number, main=False, **shape) for number in timeline.others()]
-        warnings = [*reader.lacks, *told, *warnings_of(timeline, main)]
+        warnings = [*reader.lacks, *told, *warnings_of(timeline, main, self.about.get("training", {}))]
         if others := timeline.others():
             warnings.append(
                 f"{len(others) + 1} people were seen; the voice was given to {main.name}, the largest and most central"
@@ -243,8 +243,7 @@ def _row(window: Any, seen: dict[str, Any]) -> Row:
     return {
         "step": window.step,
         "n": window.n_frames,
-        "speech": round(window.speech, 4),
-        "clipped": round(window.clipped, 5),
+        "heard": {name: None if value is None else float(f"{value:.4g}") for name, value in vars(window.heard).items()},
         "voice": None if window.voice is None else numbers(window.voice),
         "both": {str(i): numbers(log_prob) for i, log_prob in window.both.items()},
         "face": {str(i): numbers(log_prob) for i, log_prob in window.face.items()},
