@@ -17,6 +17,7 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from fusion_emotion.corpora.clip import Clip
+    from fusion_emotion.predict.recognizer import Recognizer
     from fusion_emotion.prepare.settings import Settings
 
 # What one test compiles, no other compiles again, nor do the processes that tests start.
@@ -51,6 +52,23 @@ def sample_corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("sample") / "corpus"
     make_corpus(root, seed=0, actors=2, workers=2)
     return root
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The workdir of a model for prediction, with random weights."""
+    import predict_kit
+
+    return predict_kit.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def hearing(workdir: pathlib.Path) -> "Recognizer":
+    """A recogniser with that model, which finds a face in every frame that is not black."""
+    import predict_kit
+    from films import OneFace
+
+    return predict_kit.recognizer(workdir, OneFace())
 
 
 def clips_of(root: pathlib.Path) -> "list[Clip]":

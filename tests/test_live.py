@@ -23,11 +23,6 @@ from test_predict_batch import predict
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def path(tmp_path_factory):
     """Three seconds; the face is there up to 1.6 s."""
     return film(

@@ -33,17 +33,6 @@ FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "png", "mp4")
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def hearing(workdir):
-    """A recogniser that finds a face in every frame that is not black."""
-    return predict_kit.recognizer(workdir, OneFace())
-
-
-@pytest.fixture(scope="module")
 def talk(tmp_path_factory):
     """Three seconds; the picture is black from 1.4 s on."""
     return film(

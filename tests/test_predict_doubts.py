@@ -14,16 +14,6 @@ from fusion_emotion.prepare.detectors import create_detector
 RATE_HZ = 16_000
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def hearing(workdir):
-    return predict_kit.recognizer(workdir, OneFace())
-
-
 def music(*, seconds: float = 6.0, decay: float = 4.0) -> np.ndarray:
     """Chords of six harmonics, a new stroke every 0.4 s and another chord every 1.6 s; `decay` of a stroke in 1/s."""
     time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ

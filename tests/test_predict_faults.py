@@ -16,9 +16,8 @@ import av
 import numpy as np
 import pytest
 
-import predict_kit
 from conftest import ROOT, as_nobody
-from films import OneFace, ffmpeg, film
+from films import ffmpeg, film
 from fusion_emotion.errors import UserError
 from fusion_emotion.predict import batch
 from fusion_emotion.predict.batch import recordings
@@ -28,11 +27,6 @@ from fusion_emotion.predict.recognizer import find
 from fusion_emotion.prepare import opening
 
 FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "mp4")
-
-
-@pytest.fixture(scope="module")
-def hearing(tmp_path_factory):
-    return predict_kit.recognizer(predict_kit.model(tmp_path_factory.mktemp("model")), OneFace())
 
 
 def png(side: int, rows: int) -> bytes:

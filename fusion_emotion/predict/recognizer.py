@@ -31,6 +31,7 @@ from fusion_emotion.prepare.settings import Settings
 _PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "numpy")
 _DETECTOR_SIZES = {"insightface": (192, 512), "centerface": (320, 640)}
 
+_ROWS = 2  # the form of the rows; raise it with every change, so that older ones are not gone on from
 # What a recording that nothing was kept of goes on from.
 _START: Mapping[str, Any] = {"first": 0, "skip": 0, "people": None, "is_over": False, "n_lost": 0, "warnings": ()}
 
@@ -87,7 +88,7 @@ class Recognizer:
                 raise MediaError("there is no such file")
         except OSError as error:
             raise MediaError(f"the file cannot be read: {error.strerror}") from error
-        go_on = {**_START, **(kept.go_on or {})}
+        go_on = kept.go_on or _START
         tracks = {"picture": self._model.sees, "sound": self._model.hears}
         reader = Reader(source, **tracks, start=go_on["first"], n_lost=go_on["n_lost"])
         if not go_on["is_over"]:
@@ -124,6 +125,7 @@ class Recognizer:
             "people": self.settings["people"],
             "detector": self.settings["detector"],
             "versions": _versions(),
+            "rows": _ROWS,
         }
 
     def _blocks(self, reader: Reader, go_on: Mapping[str, Any]) -> Iterator[tuple[list[Row], dict[str, Any]]]:
