@@ -1,11 +1,14 @@
 """Every jaxtyping annotation of the package is checked while the tests run."""
 
 import atexit
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -14,6 +17,7 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from fusion_emotion.corpora.clip import Clip
+    from fusion_emotion.predict.recognizer import Recognizer
     from fusion_emotion.prepare.settings import Settings
 
 # What one test compiles, no other compiles again, nor do the processes that tests start.
@@ -50,6 +54,23 @@ def sample_corpus(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The workdir of a model for prediction, with random weights."""
+    import predict_kit
+
+    return predict_kit.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def hearing(workdir: pathlib.Path) -> "Recognizer":
+    """A recogniser with that model, which finds a face in every frame that is not black."""
+    import predict_kit
+    from films import OneFace
+
+    return predict_kit.recognizer(workdir, OneFace())
+
+
 def clips_of(root: pathlib.Path) -> "list[Clip]":
     """The clips of a sample corpus."""
     from fusion_emotion.corpora import catalogue
@@ -65,3 +86,28 @@ def settings_of(cache: pathlib.Path, **changes: object) -> "Settings":
 
     settings = Settings.from_config(sample.get_config().to_dict())
     return dataclasses.replace(settings, cache=str(cache), **changes)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, which reads every file."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder that holds 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

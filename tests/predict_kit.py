@@ -24,6 +24,7 @@ ABOUT = {
     "licence": "CC0",
     "commit": "c0ffee",
     "temperature": 0.5,
+    "training": {"loudness_dbfs": [-60.0, 0.0], "face_px": [10.0, 1000.0]},
     "numbers": {"protocol": PROTOCOL, "clips": 32, "speakers": 2, "uar": 0.5, "chance_uar": 0.125},
 }
 

@@ -1,18 +1,15 @@
 """Every media file ends as a record, or as a row with the reason why it has none."""
 
-import contextlib
 import dataclasses
-import os
 import pathlib
 import subprocess
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import settings_of
+from conftest import as_nobody, settings_of
 from films import OneFace, clip_of, contents, ffmpeg, film, sounds
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare import run
@@ -85,18 +82,6 @@ def test_no_film_at_all(tmp_path, content, word):
         (tmp_path / "x.mp4").write_bytes(content)
     row, _ = outcome(tmp_path / "x.mp4")
     assert word in row.reason
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_an_unreadable_file(tmp_path):
@@ -233,17 +218,6 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"run\.cache"):
         run.prepare(sounds(tmp_path, 1), settings_of(tmp_path / "file" / "cache"))
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[pathlib.Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk(tmp_path, small_disk):

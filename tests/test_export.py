@@ -1,6 +1,8 @@
 """An exported model gives the network's numbers, in a program without JAX too."""
 
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 
@@ -20,14 +22,10 @@ from fusion_emotion.models.export import export_model
 from fusion_emotion.models.frontend import log_mel
 from fusion_emotion.models.weights import load_model
 from fusion_emotion.prepare.clip import prepare_clip
+from fusion_emotion.prepare.detectors import create_detector
 from test_bad_input import launch, refused
 
 pytest.importorskip("jax2onnx", reason="requirements-export.txt is not installed")
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +64,31 @@ def test_stablehlo_gives_the_probabilities_of_the_recogniser(exported, windows):
     call = jax.export.deserialize(bytearray(exported[1].read_bytes())).call
     order = [field["name"] for field in json.loads((exported[1].parent / "model.stablehlo.json").read_text())["inputs"]]
     np.testing.assert_allclose(np.exp(call(*(given[name] for name in order))), told.main.probability, atol=2e-5)
+
+
+def test_both_give_the_networks_probabilities_of_real_clips(exported, workdir, real_data, tmp_path):
+    """To 1e-5, on all windows of two clips of RAVDESS, with and without the face, with and without the sound."""
+    settings = settings_of(tmp_path, face_size=32, decoder="cpu", provider="cpu")
+    detector, examples = create_detector(settings), []
+    for path in sorted((real_data / "data" / "ravdess" / "Actor_05").glob("01-*.mp4"))[::7]:
+        row, record = prepare_clip(clip_of(path), settings, detector)
+        examples += [cut(record, start, 5, pad_to=5) for start in range(row.n_frames - 4)]
+    assert len(examples) > 20
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    assert batch["face_found"].all()
+    batch["face_found"][::5], batch["has_video"][::5], batch["has_audio"][1::5] = False, False, False
+    batch |= {"n_frames": np.full(len(examples), 5, np.int32), "mask": np.ones(len(examples), bool)}
+    loaded = load_model(workdir)
+    variables, arrays = jax.tree.map(jax.numpy.asarray, (dict(loaded.variables), batch))
+    logits = loaded.net.apply(variables, arrays, train=False)
+    expected = jax.nn.softmax(logits / predict_kit.ABOUT["temperature"])
+    assert np.ptp(expected, axis=0).max() > 0.01
+    given = {name: batch[name] for name in ("faces", "face_found", "waveform")} | {"has_sound": batch["has_audio"]}
+    session = onnxruntime.InferenceSession(str(exported[0]))
+    np.testing.assert_allclose(np.exp(session.run(None, given)[0]), expected, rtol=0, atol=1e-5)
+    call = jax.export.deserialize(bytearray(exported[1].read_bytes())).call
+    order = [field["name"] for field in json.loads((exported[1].parent / "model.stablehlo.json").read_text())["inputs"]]
+    np.testing.assert_allclose(np.exp(call(*(given[name] for name in order))), expected, rtol=0, atol=1e-5)
 
 
 def test_the_description_says_what_goes_in(exported):
@@ -113,6 +136,27 @@ runpy.run_path({str(ROOT / "examples" / "onnx_voice.py")!r}, run_name="__main__"
     lines = ran.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["0.0", "0.2", "0.4"]
     assert all(line.split()[2] in predict_kit.ABOUT["label_names"] for line in lines)
+
+
+@pytest.mark.slow
+def test_the_example_runs_where_only_its_two_packages_are(exported, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "alone")], check=True, timeout=120)
+    python = str(tmp_path / "alone" / "bin" / "python")
+    packages = [f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "onnxruntime")]
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True, timeout=600
+    )
+    if installed.returncode:
+        pytest.skip(f"pip cannot install numpy and onnxruntime: {installed.stderr.strip().splitlines()[-1]}")
+    time_s = np.arange(24_000) / 16_000
+    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * 220 * time_s), 16_000)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, str(ROOT / "examples" / "onnx_voice.py"), str(exported[0]), str(tmp_path / "a.wav")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 3
+    without = subprocess.run([python, "-c", "import jax"], capture_output=True, text=True, timeout=60, env=environment)
+    assert "ModuleNotFoundError" in without.stderr
 
 
 def test_another_suffix_is_refused(workdir, tmp_path):

@@ -1,12 +1,14 @@
 """Cameras and streams as they come; a film that plays in real time stands for a camera."""
 
 import csv
+import errno
 import itertools
 import socket
 import subprocess
 import threading
 import time
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -14,15 +16,10 @@ import pytest
 import predict_kit
 from films import OneFace, film
 from fusion_emotion.errors import UserError
-from fusion_emotion.predict import live
+from fusion_emotion.predict import batch, live
 from fusion_emotion.predict.live import Feed, is_live
 from test_bad_input import refused
 from test_predict_batch import predict
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +32,11 @@ def path(tmp_path_factory):
     )
 
 
-def device(path):
-    return f"lavfi:movie={path}:s=dv+da[v][a];[v]realtime[out0];[a]arealtime[out1]"
+av_open = av.open
+
+
+def device(path, *, name="lavfi:"):
+    return f"{name}movie={path}:s=dv+da[v][a];[v]realtime[out0];[a]arealtime[out1]"
 
 
 def free_port():
@@ -125,6 +125,47 @@ def test_what_cannot_be_opened_is_one_line(workdir, source, words):
         next(predict_kit.recognizer(workdir, OneFace()).stream(source))
 
 
+class TakenAway:
+    """A device of libav that plays a film, and is gone after 1.6 s."""
+
+    def __init__(self, path):
+        self._file = av_open(device(path, name=""), format="lavfi")
+        self.streams = self._file.streams
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def demux(self, streams):
+        for packet in self._file.demux(streams):
+            if packet.pts is not None and packet.pts * packet.time_base > 1.6:
+                av.error.err_check(-errno.ENODEV)
+            yield packet
+
+
+def test_a_camera_that_is_taken_away_leaves_what_was_judged(workdir, path, tmp_path, monkeypatch, capsys):
+    """The microphone stays, and has nobody left to hear."""
+    opened = []
+
+    def opens(name, format):
+        opened.append((name, format))
+        return TakenAway(path) if format == "v4l2" else av_open(device(path, name=""), format="lavfi")
+
+    monkeypatch.setattr(live.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(live.av, "open", opens)
+    monkeypatch.setattr(live, "picture_stream", lambda file: file.streams.video[0])
+    with pytest.raises(UserError, match=r"camera:0: after 1\.[246] s it broke off: No such device.*is in .*csv"):
+        batch.predict(predict_kit.recognizer(workdir, OneFace()), "camera:0", tmp_path)
+    assert opened == [("/dev/video0", "v4l2"), ("default", "alsa")]
+    [table] = tmp_path.glob("*.csv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert 1 <= len(rows) <= 4
+    assert rows[0]["modalities"] == "audio+video"
+
+
 def test_the_command_writes_a_row_a_moment(workdir, path, tmp_path):
     ran = predict(f"--input={device(path)}", f"--model={workdir}", f"--output={tmp_path}")
     assert ran.returncode == 0, ran.stderr
@@ -134,4 +175,6 @@ def test_the_command_writes_a_row_a_moment(workdir, path, tmp_path):
     assert 8 <= len(rows) <= 11
     assert {row["modalities"] for row in rows} <= {"audio", "audio+video"}
     assert "lag" in ran.stdout
+    table.unlink()
     refused(predict("--input=camera:9", f"--model={workdir}", f"--output={tmp_path}"), "camera '9' cannot be opened")
+    assert not list(tmp_path.glob("*.csv"))

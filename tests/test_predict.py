@@ -33,17 +33,6 @@ FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "png", "mp4")
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def hearing(workdir):
-    """A recogniser that finds a face in every frame that is not black."""
-    return predict_kit.recognizer(workdir, OneFace())
-
-
-@pytest.fixture(scope="module")
 def talk(tmp_path_factory):
     """Three seconds; the picture is black from 1.4 s on."""
     return film(
@@ -291,9 +280,9 @@ def test_annotations_are_read_back_by_their_own_libraries(saved):
         assert captions[0].text.startswith("face_0: ")
 
 
-def packets(path: Any) -> list[bytes]:
+def packets(path: Any, track: int = 0) -> list[bytes]:
     with av.open(str(path)) as file:
-        return [bytes(packet) for packet in file.demux(file.streams.audio[0]) if packet.size]
+        return [bytes(packet) for packet in file.demux(file.streams.audio[track]) if packet.size]
 
 
 def test_the_film_shows_the_boxes_and_keeps_the_sound(saved, panel):
@@ -304,6 +293,19 @@ def test_the_film_shows_the_boxes_and_keeps_the_sound(saved, panel):
     assert len(frames) == 75
     left = frames[1.48][120, 160:170].astype(int)  # across the left edge of the larger face, at 164
     assert np.ptp(left[:, 1]) > 15
+
+
+def test_the_film_has_the_track_that_was_judged(hearing, tmp_path):
+    """Of two audio tracks the first is silent."""
+    silent, heard = film(tmp_path / "a.mp4", level=0), film(tmp_path / "b.mp4")
+    tracks = ("-i", str(heard), "-map", "0:v", "-map", "0:a", "-map", "1:a", "-c", "copy")
+    path = ffmpeg(silent, tmp_path / "c.mp4", *tracks)
+    told = hearing(path)
+    assert told.about["audio_track"] == 1
+    assert set(told.main.modalities) == {"audio+video"}
+    assert any("first 1 of 2 audio tracks" in warning for warning in told.warnings)
+    [written] = told.save(tmp_path / "out", ("mp4",))
+    assert packets(written) == packets(path, 1) != packets(path, 0)
 
 
 def test_a_page_that_holds_a_name_with_markup_stays_whole(hearing, tmp_path):

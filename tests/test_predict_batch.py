@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import predict_kit
 from conftest import ROOT, clips_of
 from films import ffmpeg, film
 from fusion_emotion.errors import UserError
@@ -26,11 +25,6 @@ from test_bad_input import refused
 def predict(*arguments: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "launch.py"), "--mode=predict", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return predict_kit.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def png(width: int, height: int) -> bytes:
         ("a.mp4", b"no film at all, but a text of some length", "cannot be opened"),
         ("a.png", png(30_000, 30_000), "megapixels|no frame is whole"),
         ("a.wav", b"RIFF\x24\x00\x00\x00WAVEfmt ", "cannot be opened|no sample"),
-        ("a.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "no frame is whole|cannot be opened"),
+        ("a.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "no size that can be read|cannot be opened"),
     ],
 )
 def test_what_is_no_recording_says_why(tmp_path, name, content, words):

@@ -70,6 +70,8 @@ def test_evaluating_again_gives_the_same_numbers(trained, results, tmp_path):
     assert about["numbers"]["protocol"] == results["protocol"]
     assert about["temperature"] == results["test"]["calibration"]["temperature"]
     assert about["licence"].startswith("CC BY-NC-SA")
+    # Every row says -20 dBFS, and no box has a size.
+    assert about["training"] == {"loudness_dbfs": [-20.0, -20.0], "face_px": None}
 
 
 def test_the_best_checkpoint_has_the_best_validation(trained, results):

@@ -31,6 +31,7 @@ from fusion_emotion.train.plan import Plan
 from fusion_emotion.train.step import parameter_count
 from fusion_emotion.train.writer import read_metrics
 
+_MOST_READ = 200  # records of the training part, for the size of the faces
 _PACKAGES = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "insightface", "onnxruntime", "decord2"]
 
 
@@ -127,6 +128,7 @@ def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, An
         "commit": results["commit"],
         "date": results["date"],
         "temperature": test["calibration"]["temperature"],
+        "training": _training(data, results["config"]),
         "checkpoint": {"step": chosen.step, "validation": dict(chosen.validation)},
         "numbers": {
             "protocol": results["protocol"],
@@ -135,6 +137,23 @@ def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, An
             **{name: test["clip"][name] for name in ("uar", "war", "macro_f1", "chance_uar")},
         },
     }
+
+
+def _training(data: Data, config: Mapping[str, Any]) -> dict[str, list[float] | None]:
+    """Return what all but a hundredth of the training clips lie between: dBFS of the sound, and px of the face."""
+    source = data.source("train")
+    rows = source.segments.rows
+    chosen = range(0, len(rows), -(-len(rows) // _MOST_READ))
+    squares = [source.record(clip).box for clip in chosen if rows[clip].n_frames]
+    sides = [float(np.median(square[:, 2] - square[:, 0])) for square in squares]
+    # Squares are larger than the faces by a margin (`faces.squares`).
+    faces = [side / (1 + 2 * config["prepare"]["margin"]) for side in sides if side > 0]
+    levels = [row.rms_dbfs for row in rows if row.n_samples]
+
+    def between(values: list[float]) -> list[float] | None:
+        return np.percentile(values, [1, 99]).round(1).tolist() if values else None
+
+    return {"loudness_dbfs": between(levels), "face_px": between(faces)}
 
 
 def protocol_of(protocol: Protocol, split: Mapping[str, Any]) -> dict[str, Any]:

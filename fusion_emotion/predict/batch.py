@@ -40,7 +40,7 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
     two recordings never share a place. Raises UserError if there is none.
     """
     if "://" in given or is_live(given):
-        name = pathlib.PurePosixPath(given.split("?")[0]).stem or "stream"
+        name = pathlib.PurePosixPath(given.split("?")[0]).stem.strip(".") or "stream"
         return {given: pathlib.PurePath(_plain(name))}
     path = pathlib.Path(given).expanduser()
     if path.is_file():
@@ -50,14 +50,16 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
     elif glob.has_magic(given):
         found = [pathlib.Path(each) for each in glob.glob(str(path), recursive=True) if os.path.isfile(each)]
         found = [each for each in found if each.suffix.lower() in _SUFFIXES]
-        root = pathlib.Path(os.path.commonpath([each.parent for each in found])) if found else path
+        # A pattern with ".." may name a file twice.
+        found = list({os.path.abspath(each): each for each in found}.values())
+        root = pathlib.Path(os.path.commonpath([os.path.abspath(each.parent) for each in found])) if found else path
     else:
         raise UserError(f"--input={given} is no file, folder or address, and no pattern: give one that exists")
     inside = output.resolve()
     found = sorted(each for each in found if path.is_file() or not each.resolve().is_relative_to(inside))
     if not found:
         raise UserError(f"--input={given} holds no recording: expected files with {' '.join(_SUFFIXES)}")
-    places = [each.relative_to(root).with_suffix("") for each in found]
+    places = [pathlib.Path(os.path.relpath(each, root)).with_suffix("") for each in found]
     shared = {place for place in places if places.count(place) > 1} if len(set(places)) < len(places) else set()
     return {
         str(each): place.with_name(f"{place.name}_{each.suffix[1:]}") if place in shared else place
@@ -88,7 +90,7 @@ def predict(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
 def _follow(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
     """Print what is said of a camera or a stream, once a second, and write each moment, until it ends or Ctrl-C."""
     began = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = output / f"{_plain(given)}-{began}.csv"
+    path, n_told = output / f"{_plain(given)}-{began}.csv", 0
     names = [f"box_{name}" for name in "xywh"]
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -97,18 +99,23 @@ def _follow(recognizer: Recognizer, given: str, output: pathlib.Path) -> None:
             head = ["start", "end", "person", "modalities", *names, "speech", *recognizer.label_names]
             rows.writerow([*head, "label", "confidence", "lag_s"])
             print(f"writing {path}; Ctrl-C ends it", flush=True)
-            for number, told in enumerate(recognizer.stream(given)):
+            for n_told, told in enumerate(recognizer.stream(given), start=1):
                 box = [round(x, 1) for x in told.box] if told.box else [""] * 4
                 shares = ["" if math.isnan(share) else round(share, 5) for share in told.probabilities.values()]
                 sure = round(told.confidence, 5) if told.label else ""
                 where = [told.start, told.end, told.person, told.modalities, *box, round(told.speech, 3)]
                 rows.writerow([*where, *shares, told.label, sure, round(told.lag_s, 3)])
                 file.flush()
-                if number % FRAME_RATE_HZ == 0:
+                if n_told % FRAME_RATE_HZ == 1:
                     words = f"{told.end:7.1f} s  {told.person:<8} {told.modalities:<12} {told.label:<10} {sure}"
                     print(f"{words}  lag {told.lag_s:.2f} s", flush=True)
     except KeyboardInterrupt:
         pass
+    except UserError as error:
+        if n_told:
+            raise UserError(f"{error}; what was judged before is in {path}") from error
+        path.unlink(missing_ok=True)
+        raise
     except OSError as error:
         raise UserError(f"--output={output} cannot be written ({error.strerror}): choose another folder") from error
     print(f"written {path}")

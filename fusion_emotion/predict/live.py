@@ -21,6 +21,7 @@ from fusion_emotion.predict.prediction import STEP_S, UNCERTAIN, softmax
 from fusion_emotion.predict.reader import Step
 from fusion_emotion.predict.windows import Examples, Model, Window
 from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.opening import DECODING
 from fusion_emotion.prepare.sound import channels_of
 from fusion_emotion.prepare.video import picture_stream, turn_of, upright
 from fusion_emotion.units import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -118,7 +119,7 @@ class _Judge:
             confidence=sure,
             probabilities=dict(zip(names, map(float, share), strict=True)),
             box=(left, top, right - left, bottom - top) if boxes else None,
-            speech=window.speech,
+            speech=window.heard.speech,
             lag_s=lag_s,
         )
 
@@ -127,7 +128,8 @@ class Feed:
     """Steps of a stream, read by threads; iterating waits for the next one.
 
     A step is complete when each track has passed its end, or is behind the other by 0.4 s. A step that waits behind
-    newer ones loses its picture. Raises MediaError if the stream cannot be opened, stalls or holds nothing to read.
+    newer ones loses its picture. Raises MediaError if the stream cannot be opened, holds nothing to read, or, behind
+    the steps that came before, stalls or breaks off; one of camera and microphone that breaks off ends both.
     """
 
     def __init__(self, source: str, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None):
@@ -172,8 +174,9 @@ class Feed:
                     if time.monotonic() - self._last_s > _STALLED_S:
                         raise MediaError(f"the stream stalls: nothing came for {_STALLED_S:.0f} s")
                 if not self._steps:
-                    if self._error and not self._n_made:
-                        raise MediaError(self._error)
+                    if self._error:
+                        after = f"after {self._n_made * STEP_S:.1f} s it broke off: " if self._n_made else ""
+                        raise MediaError(after + self._error)
                     return
                 step = self._steps.popleft()
             yield step
@@ -203,7 +206,8 @@ class Feed:
         finally:
             with self._changed:
                 self._running -= 1
-                self._ended = not self._running
+                self._stopped |= bool(self._error)
+                self._ended = self._stopped or not self._running
                 self._changed.notify_all()
 
     def _take(self, frame: Any, time_s: float, aspect: float) -> None:
@@ -288,7 +292,7 @@ def _opened(source: str, *, picture: bool, sound: bool, options: Mapping[str, st
             file = av.open(source.removeprefix("lavfi:"), format="lavfi")
         else:
             usual = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
-            file = av.open(source, options={**usual, **options}, timeout=(_STALLED_S, _STALLED_S))
+            file = av.open(source, options={**DECODING, **usual, **options}, timeout=(_STALLED_S, _STALLED_S))
     except (av.FFmpegError, OSError) as error:
         raise MediaError(f"the stream cannot be opened: {error.strerror or error}") from error
     tracks = (picture and bool(file.streams.video), sound and bool(file.streams.audio))

@@ -1,5 +1,6 @@
 """A film with the boxes, the labels and the bars of its prediction drawn in, and its sound untouched."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from fusion_emotion.errors import UserError
 from fusion_emotion.predict.prediction import STEP_S, Person, Prediction
 from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.opening import opened
 from fusion_emotion.prepare.video import picture_stream, turn_of, upright
 
 _LONGEST_SIDE = 1280  # px; a larger film is shrunk
@@ -22,7 +24,7 @@ def write(prediction: Prediction, path: pathlib.Path) -> None:
     """Write the film of a prediction to `path`, H.264 in an mp4. Raises UserError if the source has no picture."""
     try:
         with (
-            av.open(prediction.source, metadata_errors="replace") as source,
+            opened(prediction.source) as source,
             av.open(str(path), "w", format="mp4") as out,
         ):
             _copy(prediction, source, out)
@@ -33,16 +35,19 @@ def write(prediction: Prediction, path: pathlib.Path) -> None:
 def _copy(prediction: Prediction, source: Any, out: Any) -> None:
     picture = picture_stream(source)
     picture.thread_type = "AUTO"
-    audio = source.streams.audio[0] if source.streams.audio else None
+    sounds = source.streams.audio
+    audio = sounds[prediction.about.get("audio_track", 0)] if sounds else None
     tracks = [picture, *([audio] if audio else [])]
     starts_s = prediction.about["starts_s"]
     origin_s = min(starts_s.values()) if starts_s else 0.0
     video: Any = None
     sound = _sound_track(out, audio) if audio else None
     waiting: list[Any] = []  # packets of sound that come before the first frame
+    last = {"sound": -math.inf, "picture": -math.inf}  # time stamps, which must ascend in an mp4
     for packet in source.demux(tracks):
         if audio and packet.stream is audio:
-            if sound and packet.dts is not None:
+            if sound and packet.dts is not None and packet.dts > last["sound"]:
+                last["sound"] = packet.dts
                 packet.stream = sound
                 waiting.append(packet)
         else:
@@ -51,13 +56,18 @@ def _copy(prediction: Prediction, source: Any, out: Any) -> None:
             except av.error.InvalidDataError:
                 continue
             for frame in frames:
-                drawn = draw(
-                    prediction, _shrunk(upright(frame, _aspect(picture), turn_of(frame))), (frame.time or 0) - origin_s
-                )
+                if frame.pts is None or frame.pts <= last["picture"]:
+                    continue
+                last["picture"] = frame.pts
+                whole = upright(frame, _aspect(picture), turn_of(frame))
+                small = _shrunk(whole)
+                scale = small.shape[1] / whole.shape[1]
+                drawn = draw(prediction, small, (frame.time or 0) - origin_s, scale=scale)
                 if video is None:
                     video = out.add_stream("libx264", rate=picture.average_rate or 25, options=_OPTIONS)
                     video.height, video.width, video.pix_fmt = *drawn.shape[:2], "yuv420p"
                     video.codec_context.time_base = picture.time_base
+                drawn = _within(drawn, video.height, video.width)
                 done = av.VideoFrame.from_ndarray(drawn, format="rgb24")
                 done.pts, done.time_base = frame.pts, picture.time_base
                 out.mux(video.encode(done))
@@ -90,9 +100,20 @@ def _shrunk(frame: np.ndarray) -> np.ndarray:
     return frame if size == (width, height) else cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
-def draw(prediction: Prediction, frame: np.ndarray, time_s: float) -> np.ndarray:
-    """Draw what is said at `time_s` into a frame, and return it; boxes are scaled from the film's own size."""
-    scale = frame.shape[1] / prediction.about.get("width", frame.shape[1])
+def _within(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a frame that fits a size, between black bars: the size of a film may change."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    scale = min(height / frame.shape[0], width / frame.shape[1])
+    small = cv2.resize(frame, (max(1, int(scale * frame.shape[1])), max(1, int(scale * frame.shape[0]))))
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    whole = np.zeros((height, width, 3), np.uint8)
+    whole[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return whole
+
+
+def draw(prediction: Prediction, frame: np.ndarray, time_s: float, *, scale: float) -> np.ndarray:
+    """Draw what is said at `time_s` into a frame, and return it; boxes are scaled by `scale`."""
     thick = max(1, round(frame.shape[0] / 360))
     for number, person in enumerate(prediction.people):
         place = nearest_window(person, time_s)

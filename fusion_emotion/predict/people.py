@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from fusion_emotion.predict.cuts import Cuts
 from fusion_emotion.predict.reader import Step
 from fusion_emotion.prepare import faces as faces_
 from fusion_emotion.prepare.detectors import Detector, Faces, InsightFace, Recogniser
 from fusion_emotion.prepare.faces import Track, assign, crop, detections, smooth, squares
-from fusion_emotion.prepare.likeness import motion
+from fusion_emotion.prepare.likeness import likeness, motion
 from fusion_emotion.prepare.settings import Settings
 from fusion_emotion.units import FRAME_RATE_HZ
 
@@ -21,6 +22,9 @@ _FORGOTTEN_STEPS = 15
 # Smoothing reaches so many steps to both sides, so a crop is made that much later (`faces.smooth`).
 REACH = 4
 _MOST_EMBEDDINGS = 5  # kept of each person, in memory only
+# Where the film may be cut, a face goes on as the one that was there if their patches are so alike (`likeness`): 0.87
+# and more within a take in such places; below 0.85 for 99.5 % of pairs of moments of seven people of five films.
+_SAME_OVER_CUT = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,8 @@ class People:
         # By id: the step a person was last seen at, and the box there.
         self._last = {int(i): (int(t), np.array(box, np.float32)) for i, t, box in state["last"]}
         self._patches: dict[int, np.ndarray] = {}
+        self._cuts = Cuts()
+        self._doubted: set[int] = set()  # people who have not been seen since the last cut
         self._embeddings: dict[int, list[np.ndarray]] = {}
 
     def state(self) -> dict[str, Any]:
@@ -86,10 +92,15 @@ class People:
         done = 0  # of the window's steps, whose crops are made
         n_shown = 0
         for number, seen in enumerate(self._seen(steps), start=first):
-            # Detection and portraits have a period of their own: to begin elsewhere would find other faces.
-            can_begin = seen.step.frame is not None and n_shown % (FRAME_RATE_HZ * self._settings.detect_every) == 0
+            is_cut = seen.step.frame is not None and self._cuts(seen.step.frame)
+            # Detection and portraits have a period of their own: to begin elsewhere would find other faces. A cut is
+            # not seen by an instance that begins at it.
+            is_due = n_shown % (FRAME_RATE_HZ * self._settings.detect_every) == 0
+            can_begin = seen.step.frame is not None and is_due and not self._doubted and not is_cut
             states.append(self.state() if can_begin else None)
             n_shown += seen.step.frame is not None
+            if is_cut:
+                self._doubted = set(self._last)
             self._link(seen, number)
             window.append(seen)
             if len(window) - done > self._ahead:
@@ -134,21 +145,30 @@ class People:
         """Give each face of a step the id of the person it continues, or a new one."""
         self._last = {i: last for i, last in self._last.items() if number - last[0] <= _FORGOTTEN_STEPS}
         self._patches = {i: patch for i, patch in self._patches.items() if i in self._last}
+        self._doubted &= self._last.keys()
         if seen.faces is None or not len(seen.faces.box):
             return
         ids = list(self._last)
         lasts = [self._last[i] for i in ids]
         numbers = assign([box for _, box in lasts], [number - time for time, _ in lasts], seen.faces.box)
         for index, place in enumerate(numbers):
-            person = self._known(seen.faces, index, taken=ids + seen.ids) if place is None else ids[place]
+            patch = seen.faces.patch[index]
+            before = None if place is None or self._is_other(ids[place], patch) else ids[place]
+            person = self._known(seen.faces, index, taken=ids + seen.ids) if before is None else before
             seen.ids.append(person)
-            patch, before = seen.faces.patch[index], self._patches.get(person)
-            if before is not None and number % FRAME_RATE_HZ == 0 and self._last[person][0] == number - 1:
-                seen.motions[person] = motion([(before, patch)])
+            self._doubted.discard(person)
+            earlier = self._patches.get(person)
+            if earlier is not None and number % FRAME_RATE_HZ == 0 and self._last[person][0] == number - 1:
+                seen.motions[person] = motion([(earlier, patch)])
             self._last[person], self._patches[person] = (number, seen.faces.box[index]), patch
             if self._recogniser and seen.faces.portrait and len(self._embeddings.get(person, ())) < _MOST_EMBEDDINGS:
                 embedding = self._recogniser.embed(seen.faces.portrait[index])
                 self._embeddings.setdefault(person, []).append(embedding)
+
+    def _is_other(self, person: int, patch: np.ndarray) -> bool:
+        """True if a face at the place of a person from before a cut is somebody else's."""
+        before = self._patches.get(person)
+        return person in self._doubted and (before is None or likeness(before, patch) < _SAME_OVER_CUT)
 
     def _known(self, faces: Faces, index: int, *, taken: list[int]) -> int:
         """Return the id of a person who was seen before and is not there now, else a new one."""

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from fusion_emotion.predict import hearing
+from fusion_emotion.predict.hearing import Heard
 from fusion_emotion.prepare.faces import still
 from fusion_emotion.units import FRAME_RATE_HZ
 
@@ -16,6 +18,10 @@ STEP_S = 1 / FRAME_RATE_HZ
 UNCERTAIN, VOICE = "uncertain", "voice"
 _KINDS = ("both", "face")
 _SMALL_FACE_PX, _LITTLE_SPEECH, _CLIPPED = 40, 0.2, 0.001
+# Of `Heard.tone`: at most 0.50 in 1420 recordings of speech, 0.56 to 0.90 in music; and so many steps are needed.
+_MUSIC_TONE, _MUSIC_STEPS = 0.52, 15
+# So far beyond all but a hundredth of the training clips a recording is unlike them.
+_UNLIKE_DB, _UNLIKE_SIZE = 6.0, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Timeline:
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]):
         self.n_steps = 0
-        self._windows: list[tuple[int, int, float, float]] = []  # step, frames, speech, clipped
+        self._windows: list[tuple[int, int, Heard]] = []  # step, frames
         self._voice: dict[int, Sequence[float]] = {}
         self._said: dict[str, dict[int, dict[int, Sequence[float]]]] = {kind: {} for kind in _KINDS}
         self._found: dict[int, dict[int, float]] = {}
@@ -64,7 +70,7 @@ class Timeline:
                 self._seen.setdefault(int(name), {})[step] = seen
             if "n" not in row:
                 continue
-            self._windows.append((step, row["n"], row["speech"], row["clipped"]))
+            self._windows.append((step, row["n"], Heard(**row["heard"])))
             if row["voice"] is not None:
                 self._voice[step] = row["voice"]
             for kind in _KINDS:
@@ -84,9 +90,9 @@ class Timeline:
         return bool(self._voice)
 
     @property
-    def clipped(self) -> float:
-        """The share of the samples at full scale."""
-        return float(np.mean([window[3] for window in self._windows])) if self._windows else 0.0
+    def heard(self) -> Heard:
+        """What the sound is like, mean over all windows."""
+        return hearing.mean([window[2] for window in self._windows])
 
     def main(self) -> int | None:
         """Return the number of the main person: large, central, and no still picture (as in preparation)."""
@@ -112,7 +118,7 @@ class Timeline:
         log_prob = np.full((n, n_classes), np.nan)
         box, score = np.full((n, 4), np.nan), np.full(n, np.nan)
         modalities = []
-        for place, (step, n_frames, _, _) in enumerate(windows):
+        for place, (step, n_frames, _) in enumerate(windows):
             both, face, voice = (
                 self._said["both"].get(number, {}).get(step) if main and number is not None else None,
                 self._said["face"].get(number, {}).get(step) if number is not None else None,
@@ -137,7 +143,7 @@ class Timeline:
             found=np.array([found.get(int(step), 0.0) for step in steps]),
             score=score,
             box=box,
-            speech=np.array([window[2] for window in windows]),
+            speech=np.array([window[2].speech for window in windows]),
             probability=softmax(log_prob / temperature),
             smooth=softmax(smoothed(log_prob, steps, smoothing_s / STEP_S) / temperature),
             mean=softmax(judged.mean(axis=0) / temperature) if len(judged) else np.full(n_classes, np.nan),
@@ -298,16 +304,29 @@ class Prediction:
         return notebook(described(self), self.source)
 
 
-def warnings_of(timeline: Timeline, main: Person) -> list[str]:
-    """Return what makes a prediction doubtful."""
+def warnings_of(timeline: Timeline, main: Person, training: Mapping[str, Sequence[float] | None]) -> list[str]:
+    """Return what makes a prediction doubtful. `training` has the ranges of the training clips, if they are known."""
     found = []
+    heard = timeline.heard
     sides = main.box[:, 2:].max(axis=1)[~np.isnan(main.box[:, 0])] if len(main.box) else np.zeros(0)
-    if len(sides) and np.median(sides) < _SMALL_FACE_PX:
-        found.append(f"the face is small: {np.median(sides):.0f} px, and below {_SMALL_FACE_PX} px little can be read")
-    if timeline.has_voice and main.speech.mean() < _LITTLE_SPEECH:
-        found.append(f"little speech: a voice in {main.speech.mean():.0%} of the time; the rest may be music or noise")
-    if timeline.clipped > _CLIPPED:
-        found.append(f"the sound is clipped: {timeline.clipped:.1%} of the samples are at full scale")
+    side_px = float(np.median(sides)) if len(sides) else 0.0
+    if len(sides) and side_px < _SMALL_FACE_PX:
+        found.append(f"the face is small: {side_px:.0f} px, and below {_SMALL_FACE_PX} px little can be read")
+    if timeline.has_voice and heard.speech < _LITTLE_SPEECH:
+        found.append(f"little speech: a voice in {heard.speech:.0%} of the time; the rest may be music or noise")
+    if timeline.n_steps >= _MUSIC_STEPS and (heard.tone or 0.0) > _MUSIC_TONE:
+        found.append("the sound has steady tones, as of music or a hum: what is said of the voice may be of them")
+    if heard.clipped > _CLIPPED:
+        found.append(f"the sound is clipped: {heard.clipped:.1%} of the samples are at full scale")
     if len(sides) and main.found.mean() < 0.5:
         found.append(f"the face is there in {main.found.mean():.0%} of the time")
+    level = hearing.loudness_dbfs(heard.power)
+    if timeline.has_voice and (known := training.get("loudness_dbfs")):
+        low, high = known
+        if not low - _UNLIKE_DB <= level <= high + _UNLIKE_DB:
+            found.append(f"unlike the training: its sound is of {low:.0f} to {high:.0f} dBFS, this one of {level:.0f}")
+    if len(sides) and (known := training.get("face_px")):
+        low, high = known
+        if not low / _UNLIKE_SIZE <= side_px <= high * _UNLIKE_SIZE:
+            found.append(f"unlike the training: its faces are of {low:.0f} to {high:.0f} px, this one of {side_px:.0f}")
     return found

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from fusion_emotion.cores import cores
-from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.opening import DECODING, MOST_PIXELS, opened, told
 from fusion_emotion.prepare.sound import Decoder, first_heard, resampled
 from fusion_emotion.prepare.video import is_earlier_nearest, picture_stream, turn_of, upright
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 _STEP_S = 1 / FRAME_RATE_HZ
 _FRAME_S = 0.04  # duration of a frame, if the file does not say
-_MOST_PIXELS = 100_000_000  # of a frame; one of 8K has 33 million
 _BEFORE_S = 1.0  # read before the first step that is asked for: the frame before it may be the nearer one
 # Formats whose time stamps are the same after a seek; others are decoded from the start.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -38,25 +38,26 @@ class Reader:
     """Yields the steps of a file or an address, from step `start` on; both tracks are counted from one origin.
 
     Frames, sound and number of steps are those of `prepare.media.Film`. `lacks` names a track that is missing.
-    Raises MediaError if there is none at all, or the file cannot be opened.
+    `n_lost` packets of the picture were lost before `start`. Raises MediaError if there is no track at all, or the file
+    cannot be opened.
     """
 
-    def __init__(self, source: str, *, picture: bool = True, sound: bool = True, start: int = 0):
+    def __init__(self, source: str, *, picture: bool = True, sound: bool = True, start: int = 0, n_lost: int = 0):
         self.lacks: list[str] = []
         self.picture: _Picture | None = None
         self.sound: _Sound | None = None
         self._start = start
         try:
-            with _opened(source) as file:
+            with opened(source) as file:
                 self.duration_s = file.duration / av.time_base if file.duration else None  # as the container says
                 self.format = file.format.name
                 n_tracks = len(file.streams.audio)
                 with self._noted():
-                    self.picture = _Picture(source, file) if picture else None
+                    self.picture = _Picture(source, file, n_lost) if picture else None
             with self._noted():
                 self.sound = _Sound(source, n_tracks) if sound else None
         except (av.FFmpegError, OSError, ValueError) as error:
-            said = reason(error) if isinstance(error, av.FFmpegError) else str(error)
+            said = told(error) if isinstance(error, av.FFmpegError) else str(error)
             raise MediaError(f"it cannot be opened: {said}") from error
         starts_s = [track.start_s for track in (self.picture, self.sound) if track]
         if not starts_s:
@@ -69,11 +70,17 @@ class Reader:
             yield
         except MediaError as error:
             self.lacks.append(str(error))
+        except av.FFmpegError as error:
+            self.lacks.append(f"a track cannot be decoded: {told(error)}")
 
     @property
     def warnings(self) -> list[str]:
         """What went wrong while the tracks were read."""
         return [warning for track in (self.picture, self.sound) if track for warning in track.warnings]
+
+    def n_lost(self, step: int) -> int:
+        """The packets of the picture before a step that cannot be decoded, as far as it has been read."""
+        return self.picture.n_lost(step * _STEP_S + self._origin_s) if self.picture else 0
 
     @property
     def about(self) -> dict[str, Any]:
@@ -120,14 +127,16 @@ class Reader:
 class _Picture:
     """The picture track of a source; `end_s` is known once it has been read."""
 
-    def __init__(self, source: str, file: "av.container.InputContainer"):
-        self._source = source
+    def __init__(self, source: str, file: "av.container.InputContainer", n_lost: int):
+        self._source, self._n_lost = source, n_lost
+        self._lost_s: list[float] = []
+        self._from_s = -math.inf
         self.warnings: list[str] = []
         self.end_s = 0.0
         stream = picture_stream(file)
-        if stream.width * stream.height > _MOST_PIXELS:
-            size = f"{stream.width}x{stream.height} px"
-            raise MediaError(f"the picture is of {size}: at most {_MOST_PIXELS // 10**6} megapixels are read")
+        if stream.width * stream.height > MOST_PIXELS or not stream.width:
+            size = f"is of {stream.width}x{stream.height} px" if stream.width else "has no size that can be read"
+            raise MediaError(f"the picture {size}: it must have one, of at most {MOST_PIXELS // 10**6} megapixels")
         self._aspect = float(stream.sample_aspect_ratio or 1)
         rate, codec = stream.average_rate, stream.codec_context.name
         first = next(self._frames(file, n_threads=1), None)
@@ -144,6 +153,10 @@ class _Picture:
             "pixel_aspect": self._aspect,
         }
 
+    def n_lost(self, before_s: float = math.inf) -> int:
+        """The packets up to a time on the clock of the file that cannot be decoded."""
+        return self._n_lost + sum(self._from_s <= time_s < before_s for time_s in self._lost_s)
+
     def steps(self, origin_s: float, start: int) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, bool]]:
         """Yield the frame of each step, None before the first frame; at last that of a step which only sound makes."""
         step = start
@@ -153,7 +166,9 @@ class _Picture:
             is_shown = round((step + 1) * _STEP_S + origin_s - self.start_s, 6) > 0
             return upright(frame, self._aspect, self._turn) if is_shown else None
 
-        for time_s, frame in self._decoded(start * _STEP_S + origin_s if start else None):
+        self._lost_s = []
+        self._from_s = start * _STEP_S + origin_s if start else -math.inf
+        for time_s, frame in self._decoded(self._from_s if start else None):
             while (middle_s := (step + 0.5) * _STEP_S + origin_s) <= time_s:
                 is_nearer = before and is_earlier_nearest(before[0], middle_s, time_s)
                 yield chosen(before[1] if before and is_nearer else frame), False
@@ -168,7 +183,7 @@ class _Picture:
 
     def _decoded(self, from_s: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield each frame with its time on the clock of the file; `from_s` is sought where that is exact."""
-        with _opened(self._source) as file:
+        with opened(self._source) as file:
             if from_s is not None and file.format.name in _SEEKABLE:
                 stream = picture_stream(file)
                 with contextlib.suppress(av.FFmpegError):
@@ -177,20 +192,20 @@ class _Picture:
 
     def _frames(self, file: "av.container.InputContainer", *, n_threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield the frames of an open file with their times, and set `end_s`."""
-        end_s, last_s, gap_s, n_lost, n_packets = -math.inf, -math.inf, _FRAME_S, 0, 0
+        end_s, last_s, gap_s = -math.inf, -math.inf, _FRAME_S
         stream = picture_stream(file)
         # libav must not log to Python (`media.quiet`): its threads would wait for the lock that ends them.
         stream.thread_type, stream.codec_context.thread_count = "AUTO", n_threads
+        stream.codec_context.options = dict(DECODING)
         unit_s = float(stream.time_base or 0)
         try:
             for packet in file.demux(stream):
-                n_packets += 1
                 if packet.pts is not None and packet.size and not packet.is_discard:
                     end_s = max(end_s, (packet.pts + (packet.duration or 0)) * unit_s)
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError:
-                    n_lost += 1
+                    self._lost_s.append(max(0.0, last_s) if packet.pts is None else packet.pts * unit_s)
                     continue
                 for frame in frames:
                     # A frame without a stamp follows the one before.
@@ -201,9 +216,9 @@ class _Picture:
                     last_s = time_s
                     yield time_s, frame
         except av.FFmpegError as error:
-            self.warnings.append(f"the picture ends after {last_s:.1f} s: {reason(error)}")
-        if n_lost:
-            self.warnings.append(f"{n_lost} of {n_packets} packets of the picture cannot be decoded")
+            self.warnings.append(f"the picture ends after {last_s:.1f} s: {told(error)}")
+        if n_lost := self.n_lost():
+            self.warnings.append(f"{n_lost} packets of the picture cannot be decoded")
         self.end_s = end_s if end_s > last_s else last_s + gap_s
 
 
@@ -216,7 +231,9 @@ class _Sound:
         self._track, self._channel, self.start_s, rate_hz = first_heard(source, n_tracks)
         if self._channel is not None:
             self.warnings.append(f"the channels cancel each other, so the sound is channel {self._channel + 1} alone")
-        self.about = {"audio_rate_hz": rate_hz}
+        if self._track:
+            self.warnings.append(f"the first {self._track} of {n_tracks} audio tracks are silent: the next was judged")
+        self.about = {"audio_rate_hz": rate_hz, "audio_track": self._track}
 
     def steps(self, origin_s: float, start: int) -> Iterator[Int16[np.ndarray, "n"]]:
         """Yield the sound of each step, and at last the rest.
@@ -236,7 +253,7 @@ class _Sound:
                         yield held[place * SAMPLES_PER_FRAME : (place + 1) * SAMPLES_PER_FRAME]
                 step, held = step + n_steps, held[n_steps * SAMPLES_PER_FRAME :]
         except (av.FFmpegError, MediaError) as error:
-            said = reason(error) if isinstance(error, av.FFmpegError) else str(error)
+            said = told(error) if isinstance(error, av.FFmpegError) else str(error)
             self.warnings.append(f"the sound ends after {step * _STEP_S:.1f} s: {said}")
         if len(held) and step >= start:
             yield held
@@ -244,15 +261,10 @@ class _Sound:
             self.warnings.append(decoder.note)
 
 
-def _opened(source: str) -> "av.container.InputContainer":
-    # A server may stay silent for 20 s.
-    return av.open(source, metadata_errors="replace", options={"rw_timeout": "20000000"} if "://" in source else {})
-
-
 def duration_s(source: str) -> float:
     """Return the length that a file gives itself in seconds, 0 if it gives none or cannot be opened."""
     try:
-        with _opened(source) as file:
+        with opened(source) as file:
             return file.duration / av.time_base if file.duration else 0.0
     except (av.FFmpegError, OSError, ValueError):
         return 0.0

@@ -31,6 +31,10 @@ from fusion_emotion.prepare.settings import Settings
 _PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "numpy")
 _DETECTOR_SIZES = {"insightface": (192, 512), "centerface": (320, 640)}
 
+_ROWS = 2  # the form of the rows; raise it with every change, so that older ones are not gone on from
+# What a recording that nothing was kept of goes on from.
+_START: Mapping[str, Any] = {"first": 0, "skip": 0, "people": None, "is_over": False, "n_lost": 0, "warnings": ()}
+
 Progress = Callable[[int], None]  # called with the number of steps done
 
 
@@ -77,18 +81,22 @@ class Recognizer:
         kept = kept or Memory()
         if not is_utf8(source):
             raise MediaError("its path is not in UTF-8: rename it")
-        if pathlib.Path(source).is_file():
-            check_whole(pathlib.Path(source))
-        elif "://" not in source:
-            raise MediaError("there is no such file")
-        go_on = kept.go_on or {"first": 0, "skip": 0, "people": None, "is_over": False}
-        reader = Reader(source, picture=self._model.sees, sound=self._model.hears, start=go_on["first"])
+        try:
+            if pathlib.Path(source).is_file():
+                check_whole(pathlib.Path(source))
+            elif "://" not in source:
+                raise MediaError("there is no such file")
+        except OSError as error:
+            raise MediaError(f"the file cannot be read: {error.strerror}") from error
+        go_on = kept.go_on or _START
+        tracks = {"picture": self._model.sees, "sound": self._model.hears}
+        reader = Reader(source, **tracks, start=go_on["first"], n_lost=go_on["n_lost"])
         if not go_on["is_over"]:
             for rows, behind in self._blocks(reader, go_on):
-                kept.append(rows, behind)
+                kept.append(rows, go_on := behind)
                 if progress:
                     progress(behind["skip"])
-        return self._finished(source, reader, kept.rows())
+        return self._finished(source, reader, kept.rows(), go_on["warnings"])
 
     def stream(self, source: str, options: Mapping[str, str] | None = None) -> Iterator[Moment]:
         """Yield what is said of the newest window every 0.2 s of "camera:0" or of a stream's address.
@@ -117,6 +125,7 @@ class Recognizer:
             "people": self.settings["people"],
             "detector": self.settings["detector"],
             "versions": _versions(),
+            "rows": _ROWS,
         }
 
     def _blocks(self, reader: Reader, go_on: Mapping[str, Any]) -> Iterator[tuple[list[Row], dict[str, Any]]]:
@@ -133,6 +142,11 @@ class Recognizer:
                     states.append((number, state))
                 yield look
 
+        def behind(*, first: int, people: Any, is_over: bool = False) -> dict[str, Any]:
+            warnings = list(dict.fromkeys([*go_on["warnings"], *reader.warnings]))
+            lost = {"n_lost": reader.n_lost(first), "warnings": warnings}
+            return {"first": first, "skip": step, "people": people, "is_over": is_over, **lost}
+
         for block in windows(looks(), self._model, everyone=self.settings["people"] == "all", first=first, skip=step):
             rows = [_row(window, seen.get(window.step, {})) for window in block]
             step = block[-1].step + 1
@@ -142,11 +156,11 @@ class Recognizer:
             while len(states) > 1 and states[1][0] <= step - self._model.n_frames - REACH:
                 states.popleft()
             begin, state = states[0]
-            yield rows, {"first": begin, "skip": step, "people": state, "is_over": False}
+            yield rows, behind(first=begin, people=state)
         rest = [{"step": number, "seen": seen[number]} for number in sorted(seen) if number >= step]
-        yield rest, {"first": 0, "skip": step, "people": None, "is_over": True}
+        yield rest, behind(first=0, people=None, is_over=True)
 
-    def _finished(self, source: str, reader: Reader, rows: Iterable[Row]) -> Prediction:
+    def _finished(self, source: str, reader: Reader, rows: Iterable[Row], told: Iterable[str]) -> Prediction:
         timeline = Timeline(rows)
         if not (timeline.has_face or timeline.has_voice):
             lacks = [*reader.lacks, *(["no face in the picture"] if reader.picture else [])]
@@ -160,7 +174,7 @@ class Recognizer:
         people = [main]
         if self.settings["people"] == "all":
             people += [timeline.person(number, main=False, **shape) for number in timeline.others()]
-        warnings = [*reader.lacks, *reader.warnings, *warnings_of(timeline, main)]
+        warnings = [*reader.lacks, *told, *warnings_of(timeline, main, self.about.get("training", {}))]
         if others := timeline.others():
             warnings.append(
                 f"{len(others) + 1} people were seen; the voice was given to {main.name}, the largest and most central"
@@ -233,8 +247,7 @@ def _row(window: Any, seen: dict[str, Any]) -> Row:
     return {
         "step": window.step,
         "n": window.n_frames,
-        "speech": round(window.speech, 4),
-        "clipped": round(window.clipped, 5),
+        "heard": {name: None if value is None else float(f"{value:.4g}") for name, value in vars(window.heard).items()},
         "voice": None if window.voice is None else numbers(window.voice),
         "both": {str(i): numbers(log_prob) for i, log_prob in window.both.items()},
         "face": {str(i): numbers(log_prob) for i, log_prob in window.face.items()},

@@ -8,19 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import webrtcvad
 from jaxtyping import Float
 
 from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.models.weights import LoadedModel
+from fusion_emotion.predict import hearing
+from fusion_emotion.predict.hearing import BLOCK, Ear, Heard
 from fusion_emotion.predict.people import Look, Sight
 from fusion_emotion.prepare.faces import nearest_found
-from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
-
-BLOCK = 25  # windows, 5 s: written at once, and each begins a voice detector of its own
-_FULL_SCALE = 32_700  # a little less than int16 holds: a resampled clipped wave
-_VAD_MODE = 2  # of 0 to 3, from lenient to strict
-_VAD_FRAME = SAMPLE_RATE_HZ // 50  # samples; 10, 20 or 30 ms are allowed
+from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
 LogProb = Float[np.ndarray, "classes"]
 
@@ -35,8 +31,7 @@ class Window:
     both: Mapping[int, LogProb]  # by person: this face with the voice
     face: Mapping[int, LogProb]
     found: Mapping[int, float]  # share of the steps with this face
-    speech: float  # share of the window with a voice
-    clipped: float  # share of its samples at full scale
+    heard: Heard  # mean over the window
 
 
 class Model:
@@ -113,19 +108,13 @@ class Examples:
         self._model, self._everyone = model, everyone
         self.pending: list[dict[str, Any]] = []
         self._batch: list[Batch] = []
-        self._vad = webrtcvad.Vad(_VAD_MODE)
-        self._voiced = dict[int, float]()  # share of each step
+        self._ear = Ear()
+        self._heard = dict[int, Heard]()  # by step
 
     def hear(self, step: int, look: Look) -> None:
-        """Look for a voice in the sound of a step."""
-        if step % BLOCK == 0:
-            # Its memory of the noise begins anew, so that a run that goes on hears the same.
-            self._vad = webrtcvad.Vad(_VAD_MODE)
-        sound = look.sound
-        frames = [sound[i : i + _VAD_FRAME] for i in range(0, len(sound) - _VAD_FRAME + 1, _VAD_FRAME)]
-        voiced = sum(self._vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames)
-        self._voiced[step] = voiced * _VAD_FRAME / SAMPLES_PER_FRAME
-        self._voiced.pop(step - 4 * self._model.n_frames - BLOCK, None)
+        """Listen to the sound of a step."""
+        self._heard[step] = self._ear(step, look.sound)
+        self._heard.pop(step - 4 * self._model.n_frames - BLOCK, None)
 
     def add(self, step: int, held: "collections.deque[Look]", base: int, n_frames: int) -> list[Window] | None:
         """Add the window of `n_frames` at `step`; return the finished block at its end."""
@@ -146,7 +135,7 @@ class Examples:
             if self._everyone or not len(sound):
                 wanted.append(("face", person))
                 self._batch.append(self._example(faces, sound[:0], n_frames))
-        speech = [self._voiced.get(number, 0.0) for number in range(step, step + n_frames)]
+        heard = [self._heard[number] for number in range(step, step + n_frames) if number in self._heard]
         found = {person: sum(person in look.people for look in inside) / n_frames for person in people}
         self.pending.append(
             {
@@ -154,8 +143,7 @@ class Examples:
                 "n_frames": n_frames,
                 "wanted": wanted,
                 "found": found,
-                "speech": float(np.mean(speech)),
-                "clipped": float(np.mean(np.abs(sound.astype(np.int32)) >= _FULL_SCALE)) if len(sound) else 0.0,
+                "heard": hearing.mean(heard),
             }
         )
         return self.finish() if (step + 1) % BLOCK == 0 else None

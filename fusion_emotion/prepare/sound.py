@@ -11,6 +11,7 @@ import soxr
 from jaxtyping import Float32, Int16
 
 from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.opening import opened
 from fusion_emotion.units import SAMPLE_RATE_HZ
 
 BLOCK_S = 60  # longer sound is resampled in blocks, so that memory stays bounded
@@ -38,7 +39,7 @@ class Sound:
 def read_sound(path: pathlib.Path) -> Sound:
     """Read the first audio track with a signal. Raises MediaError, also if there is none."""
     try:
-        with av.open(str(path), metadata_errors="replace") as file:
+        with opened(str(path)) as file:
             n_tracks = len(file.streams.audio)
         if not n_tracks:
             raise MediaError("no audio track")
@@ -78,11 +79,15 @@ def first_heard(path: pathlib.Path | str, n_tracks: int) -> tuple[int, int | Non
     for track in range(n_tracks):
         decoder, n_heard = Decoder(path, track), 0
         with contextlib.closing(iter(decoder)) as blocks:
-            for block in blocks:
-                is_heard = decoder.channel_span.max() >= 2 * _SILENT_PEAK
-                n_heard += len(block) if is_heard else 0
-                if n_heard > _JUDGED_S * decoder.rate_hz:
-                    break
+            try:
+                for block in blocks:
+                    is_heard = decoder.channel_span.max() >= 2 * _SILENT_PEAK
+                    n_heard += len(block) if is_heard else 0
+                    if n_heard > _JUDGED_S * decoder.rate_hz:
+                        break
+            except av.FFmpegError:
+                if not n_heard:
+                    raise
         if decoder.channel_span.max() >= 2 * _SILENT_PEAK:
             loudest = int(np.argmax(decoder.channel_energy))
             cancels = decoder.energy < _CANCELLED * decoder.channel_energy[loudest]
@@ -109,7 +114,7 @@ class Decoder:
     def __iter__(self) -> Generator[Float32[np.ndarray, "n"]]:
         place = n_decoded = n_packets = 0
         lost: list[str] = []
-        with av.open(str(self._path), metadata_errors="replace") as file:
+        with opened(str(self._path)) as file:
             stream = file.streams.audio[self._track]
             if stream.codec_context is None:
                 raise MediaError("the sound cannot be decoded: its codec is unknown")

@@ -14,6 +14,7 @@ from av.stream import Disposition
 from jaxtyping import Float, Int, UInt8
 
 from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.opening import opened
 
 KEPT_BYTES = 100_000_000  # frames kept for a second pass: 36 of 720p, 7 s
 
@@ -85,7 +86,7 @@ class Video:
         """Read the times of all frames, their turn and the shape of their pixels; True if decord gets them right."""
         stamps, ends = list[int](), list[int]()
         turn, is_plain = None, True
-        with av.open(str(self._path), metadata_errors="replace") as file:
+        with opened(str(self._path)) as file:
             stream = picture_stream(file)
             stream.codec_context.thread_count = 1
             for packet in file.demux(stream):
@@ -151,7 +152,7 @@ class Video:
         """Yield each frame with its time, passing over packets that cannot be decoded."""
         # Frames without a stamp of their own come in the order of those of the packets.
         count = itertools.count()
-        with av.open(str(self._path), metadata_errors="replace") as file:
+        with opened(str(self._path)) as file:
             stream = picture_stream(file)
             stream.codec_context.thread_count = 1
             for packet in file.demux(stream):
