@@ -96,7 +96,7 @@ def _temperature(runs: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The wrong answers that the models were surest of, on people they had not met; of each true emotion at most one."""
+    """The wrong answers that the models were surest of, on people they had not met; one of an emotion at most."""
     wrong = []
     for path in sorted(crossval.glob(f"*/fold-*-seed-*/{PREDICTIONS}")):
         of_run = answers.read(path)
@@ -114,18 +114,17 @@ def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[s
 def card(name: str, about: Mapping[str, Any]) -> str:
     """Return the model card, in Markdown."""
     numbers = about["numbers"]
-    low, high = numbers["uar_interval"] or (None, None)
-    interval = f" [{table.percent(low)}, {table.percent(high)}]" if low is not None else ""
+    interval = f" ({table.interval_text(numbers['uar_interval'])} for 95 % of resampled speakers)"
     seeds = ", ".join(map(str, numbers["protocol"]["seeds"]))
     lines = [
         f"# {name}",
         "",
         f"Reads {about['modalities'].replace('+', ' and ')}; says one of {', '.join(about['label_names'])}.",
         "",
-        f"- **Trained on** {about['trained_on']}: {numbers['clips']} clips of {numbers['speakers']} people, all of them.",
+        f"- **Trained on** {about['trained_on']}: all {numbers['clips']} clips of {numbers['speakers']} people.",
         f"- **Licence** of the data, and so of the weights: {about['licence']}.",
-        f"- **How good**, on people it had not met: {table.percent(numbers['uar'])} % UAR{interval} (95 % over "
-        f"speakers), {table.percent(numbers['war'])} % right; chance {table.percent(numbers['chance_uar'])} %. Protocol "
+        f"- **How good**, on people it had not met: UAR {table.percent(numbers['uar'])}{interval}, right "
+        f"{table.percent(numbers['war'])}, chance {table.percent(numbers['chance_uar'])}. Protocol "
         f"{numbers['protocol']['name']} ({numbers['protocol']['meaning']}), seeds {seeds}, models of the same "
         f"config that were trained without the people they were tested on (commit {numbers['commit']}).",
         f"- **Calibration**: expected calibration error {numbers['ece_after_temperature']:.3f} after temperature "
@@ -136,16 +135,16 @@ def card(name: str, about: Mapping[str, Any]) -> str:
         "on ordinary recordings expect less. In the European Union inferring emotions at work or in education is "
         "prohibited (Regulation (EU) 2024/1689, Art. 5(1)(f)).",
         "",
-        "| emotion | recall, % |",
+        "| emotion | recall |",
         "|---|---|",
         *(f"| {emotion} | {table.percent(recall)} |" for emotion, recall in numbers["recalls"].items()),
     ]
     for group, values in numbers["by"].items():
-        lines += ["", f"| {group} | clips | UAR, % |", "|---|---|---|"]
+        lines += ["", f"| {group} | clips | UAR |", "|---|---|---|"]
         lines += [f"| {value or 'unknown'} | {of['n']} | {table.percent(of['uar'])} |" for value, of in values.items()]
     lines += [
         "",
-        "Wrong answers that it was surest of:",
+        "Wrong answers of these models that they were surest of:",
         "",
         "| clip | is | was called | confidence |",
         "|---|---|---|---|",

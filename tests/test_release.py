@@ -1,0 +1,59 @@
+"""A released model: trained on every clip, with the numbers of the cross-validation of the same config."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import tiny
+from fusion_emotion.corpora.protocols import PARTS
+from fusion_emotion.errors import UserError
+from fusion_emotion.experiments import release, summary
+from fusion_emotion.input.leaks import check_split
+from fusion_emotion.models.weights import load_model
+from fusion_emotion.predict.notice import notice
+from run_tiny import Tiny
+from test_crossval import Quick
+
+
+def test_a_released_model_has_all_clips_and_the_numbers_of_the_cross_validation(tmp_path: pathlib.Path) -> None:
+    records = tiny.write(tmp_path / "records")
+    quick = Quick(tmp_path, records)
+    with pytest.raises(UserError, match=r"no finished cross-validation.*--mode=crossval"):
+        release.config_of(quick.workdir)
+    results, _ = quick.finished(protocols=("random",))
+    summary.write(results, quick.workdir)
+    with pytest.raises(UserError, match="has the protocol random, with the same people"):
+        release.config_of(quick.workdir)
+    results, _ = quick.finished(protocols=("kfold",), seeds=(3, 4))
+    summary.write(results, quick.workdir)
+    config = release.config_of(quick.workdir)
+    assert (config["split"]["protocol"], config["seed"]) == ("everything", 3)
+
+    run = Tiny.of(records, model__modalities="audio", split__protocol="everything", train__epochs=1)
+    n_clips = len(tiny.records_of())
+    assert {part: run.data.parts[part].n_clips for part in PARTS} == dict.fromkeys(PARTS, n_clips)
+    check_split(records, run.data.parts, run.data.protocol).raise_errors()
+    assert "numbers say nothing" in run.data.protocol.warning
+    run.train(tmp_path / "everything")
+    run.evaluate(tmp_path / "everything")
+    release.release(tmp_path / "everything" / "model", quick.workdir, tmp_path / "voice-tiny")
+
+    trained, released = load_model(tmp_path / "everything"), load_model(tmp_path / "voice-tiny")
+    batch_stats = [model.variables["batch_stats"]["audio"]["BatchNorm_0"]["mean"] for model in (trained, released)]
+    np.testing.assert_array_equal(*batch_stats)
+    network = results["protocols"]["kfold"]["systems"]["network"]
+    numbers = released.about["numbers"]
+    assert (numbers["uar"], numbers["uar_interval"]) == (network["uar"]["pooled"], list(network["uar"]["interval"]))
+    assert (numbers["clips"], numbers["protocol"]["name"]) == (n_clips, "kfold")
+    assert released.about["temperature"] == pytest.approx(1.5)
+    failures = released.about["failures"]
+    assert failures
+    assert all(each["true"] != each["predicted"] for each in failures)
+    card = (tmp_path / "voice-tiny" / "README.md").read_text(encoding="utf-8")
+    assert f"UAR {100 * numbers['uar']:.1f} %" in card
+    assert "CC BY-NC-SA 4.0" in card
+    assert failures[0]["clip"] in card
+    assert f"{100 * numbers['uar']:.1f}% UAR" in notice(released.about)
+    assert json.loads((tmp_path / "voice-tiny" / "model.json").read_text())["trained_on"] == "RAVDESS"
