@@ -102,9 +102,9 @@ def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[s
         of_run = answers.read(path)
         probability = np.exp(statistics.apply_temperature(of_run.log_prob, 1.0))
         for clip in np.flatnonzero(of_run.predicted != of_run.true):
-            true, predicted = int(of_run.true[clip]), int(of_run.predicted[clip])
-            sure = float(probability[clip, predicted])
-            wrong.append((sure, of_run.clip_ids[clip], label_names[true], label_names[predicted]))
+            is_, called = int(of_run.true[clip]), int(of_run.predicted[clip])
+            sure = float(probability[clip, called])
+            wrong.append((sure, of_run.clip_ids[clip], label_names[is_], label_names[called]))
     chosen: dict[str, dict[str, Any]] = {}
     for sure, clip_id, true, predicted in sorted(wrong, reverse=True):
         chosen.setdefault(true, {"clip": clip_id, "true": true, "predicted": predicted, "confidence": round(sure, 3)})
