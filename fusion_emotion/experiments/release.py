@@ -101,7 +101,7 @@ def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[s
     for path in sorted(crossval.glob(f"*/fold-*-seed-*/{PREDICTIONS}")):
         of_run = answers.read(path)
         probability = np.exp(statistics.apply_temperature(of_run.log_prob, 1.0))
-        for clip in np.flatnonzero(of_run.predicted != of_run.true):
+        for clip in np.flatnonzero(of_run.predicted != of_run.true).tolist():
             is_, called = int(of_run.true[clip]), int(of_run.predicted[clip])
             sure = float(probability[clip, called])
             wrong.append((sure, of_run.clip_ids[clip], label_names[is_], label_names[called]))
