@@ -230,7 +230,7 @@ def test_a_workdir_owns_what_a_model_depends_on(name: str) -> None:
     free = name.startswith(("run.", "crossval.", "predict.")) or name == "data.root"
     assert set(changes(defaults().to_dict(), new)) == (set() if free else {name})
     assert not changes(defaults().to_dict(), new, ignored=[name])
-    assert set(NOT_OWNED) == {"run", "crossval", "predict", "data.root"}
+    assert set(NOT_OWNED) == {"run", "crossval", "predict", "serve", "data.root"}
 
 
 def test_a_config_comes_back_as_it_was_saved(tmp_path: pathlib.Path) -> None:

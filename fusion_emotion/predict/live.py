@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import av.device
@@ -33,6 +33,13 @@ _MEMORY = 0.98  # share of a person's weight that a step later still counts
 _DEVICES = {"Linux": ("v4l2", "alsa"), "Darwin": ("avfoundation", "avfoundation"), "Windows": ("dshow", "dshow")}
 
 
+class Readable(Protocol):
+    """A file, or what is read as one while it is written."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return up to `count` bytes; none at the end."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Moment:
     """What was said of the newest window; times in seconds from the start of the stream."""
@@ -55,7 +62,7 @@ def is_live(source: str) -> bool:
 
 
 def moments(
-    source: str,
+    source: str | Readable,
     model: Model,
     people: People,
     *,
@@ -130,7 +137,9 @@ class Feed:
     newer ones loses its picture. Raises MediaError if the stream cannot be opened, stalls or holds nothing to read.
     """
 
-    def __init__(self, source: str, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None):
+    def __init__(
+        self, source: str | Readable, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None
+    ):
         self._changed = threading.Condition()
         self._steps: collections.deque[Step] = collections.deque()
         self._ended = self._stopped = False
@@ -279,12 +288,16 @@ class _Track:
         return np.pad(taken, (0, SAMPLES_PER_FRAME - len(taken)))
 
 
-def _opened(source: str, *, picture: bool, sound: bool, options: Mapping[str, str]) -> list[tuple[Any, bool, bool]]:
+def _opened(
+    source: str | Readable, *, picture: bool, sound: bool, options: Mapping[str, str]
+) -> list[tuple[Any, bool, bool]]:
     """Open a stream, or a camera and its microphone: each file with the tracks to read of it. Raises MediaError."""
-    if source.startswith("camera:"):
+    if isinstance(source, str) and source.startswith("camera:"):
         return _camera(source.removeprefix("camera:"), picture=picture, sound=sound)
     try:
-        if source.startswith("lavfi:"):
+        if not isinstance(source, str):
+            file = av.open(source)
+        elif source.startswith("lavfi:"):
             file = av.open(source.removeprefix("lavfi:"), format="lavfi")
         else:
             usual = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
