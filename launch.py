@@ -31,7 +31,8 @@ _MODE = flags.DEFINE_enum(
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
     "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
     "download: fetch RAVDESS; predict: judge --input by --model, and write timelines to --output; "
-    "serve: a page in the browser for recordings and camera; export: write --model as one file, --output=NAME.onnx or NAME.stablehlo.",
+    "serve: a page in the browser for recordings and camera, judged by --model; "
+    "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."

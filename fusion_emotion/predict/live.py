@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import av
 import av.device
@@ -29,10 +29,12 @@ SCHEMES = ("camera:", "rtsp://", "rtsps://", "rtp://", "udp://", "srt://", "tcp:
 _STALLED_S = 10.0  # without a frame or a sample
 _LATE_STEPS = 2  # a step that waits behind so many newer ones loses its picture
 _APART_S = 0.4  # a track that is so far behind the other is not waited for
+_ANALYSED_US = "500000"  # of a file object: libav reads 5 s before it says what there is, if it may
 _MEMORY = 0.98  # share of a person's weight that a step later still counts
 _DEVICES = {"Linux": ("v4l2", "alsa"), "Darwin": ("avfoundation", "avfoundation"), "Windows": ("dshow", "dshow")}
 
 
+@runtime_checkable
 class Readable(Protocol):
     """A file, or what is read as one while it is written."""
 
@@ -137,9 +139,7 @@ class Feed:
     newer ones loses its picture. Raises MediaError if the stream cannot be opened, stalls or holds nothing to read.
     """
 
-    def __init__(
-        self, source: str | Readable, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None
-    ):
+    def __init__(self, source: str | Readable, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None):
         self._changed = threading.Condition()
         self._steps: collections.deque[Step] = collections.deque()
         self._ended = self._stopped = False
@@ -296,7 +296,7 @@ def _opened(
         return _camera(source.removeprefix("camera:"), picture=picture, sound=sound)
     try:
         if not isinstance(source, str):
-            file = av.open(source)
+            file = av.open(source, options={"analyzeduration": _ANALYSED_US})
         elif source.startswith("lavfi:"):
             file = av.open(source.removeprefix("lavfi:"), format="lavfi")
         else:

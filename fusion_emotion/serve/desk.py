@@ -154,7 +154,7 @@ def plain(name: str) -> str:
     """Return the last part of a file's name, without what a path or a page could take for something else."""
     last = re.split(r"[\\/]", name)[-1]
     kept = "".join(letter if letter.isalnum() or letter in " -_.()" else "_" for letter in last).strip(" .")
-    return kept.encode(errors="ignore").decode()[-100:] or "recording"
+    return kept[-100:] or "recording"
 
 
 def told(prediction: Prediction, path: pathlib.Path, *, inline: bool) -> Answer:

@@ -88,7 +88,7 @@ button.onclick = async () => {
   showSelf(stream);
   button.textContent = "Stop";
   say("The first second …");
-  mine.recorder.start(250);
+  mine.recorder.start(125);
 };
 window.addEventListener("fe-stop-live", stop);
 window.addEventListener("pagehide", () => closed(session && session.stream));

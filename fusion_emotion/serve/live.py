@@ -12,7 +12,7 @@ from fusion_emotion.predict.live import Moment
 from fusion_emotion.predict.recognizer import Recognizer
 
 _STALLED_S = 10.0  # without a chunk
-_MOST_BYTES = 20_000_000  # that wait to be read; a chunk of 250 ms has some 100 kB
+_MOST_BYTES = 20_000_000  # that wait to be read; a chunk of 125 ms has some 50 kB
 
 
 class Live:

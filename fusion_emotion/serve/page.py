@@ -21,6 +21,7 @@ from fusion_emotion.serve.desk import MEDIA, Desk
 HOST = "127.0.0.1"
 _HERE = pathlib.Path(__file__).parent
 _SWEEP_S = 60.0
+_TOO_LARGE = 413
 # Whatever gradio's scripts ask for elsewhere, the browser does not load it. They make functions of text.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
@@ -85,7 +86,7 @@ def launch_settings(port: int, max_upload_mb: int) -> dict[str, Any]:
         "server_name": HOST,
         "server_port": port,
         "share": False,
-        "max_file_size": f"{max_upload_mb}mb",
+        "max_file_size": max_upload_mb * 10**6,
         "run_history": False,
         "footer_links": [],
         "mcp_server": False,
@@ -94,7 +95,8 @@ def launch_settings(port: int, max_upload_mb: int) -> dict[str, Any]:
         "enable_monitoring": False,
         "root_path": "",
         "theme": gradio.themes.Default(font=plain, font_mono=["ui-monospace", "monospace"]),
-        "css": (_HERE / "page.css").read_text(encoding="utf-8"),
+        # As `css` gradio would rewrite it, and lose what is for a phone.
+        "head": f"<style>{(_HERE / 'page.css').read_text(encoding='utf-8')}</style>",
         "app_kwargs": {"middleware": middleware},
         "inbrowser": False,
         "inline": False,
@@ -167,13 +169,18 @@ def card(about: Mapping[str, Any]) -> str:
         "made": " ".join(str(about[name])[:10] for name in ("date", "commit") if about.get(name)),
     }
     lines = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items() if value
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+        if value
     )
     return f'<div class="fe-card"><h2>The model</h2><table>{lines}</table><p>{html.escape(notice(about))}</p></div>'
 
 
 class _Policed:
-    """Tells the browser to load nothing from other hosts, and other pages not to frame this one."""
+    """Tells the browser to load nothing from other hosts, and other pages not to frame this one.
+
+    A connection whose upload is refused is closed: else the server would take in the rest of it.
+    """
 
     def __init__(self, app: Any):
         self._app = app
@@ -182,7 +189,9 @@ class _Policed:
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
                 policy = (b"content-security-policy", f"{_POLICY}; frame-ancestors 'self'".encode())
-                message["headers"] = [*message.get("headers", []), policy, (b"referrer-policy", b"no-referrer")]
+                more = [policy, (b"referrer-policy", b"no-referrer")]
+                more += [(b"connection", b"close")] if message["status"] == _TOO_LARGE else []
+                message["headers"] = [*message.get("headers", []), *more]
             await send(message)
 
         await self._app(scope, receive, sent)
