@@ -25,19 +25,20 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [*commands.MODES, "compare", "predict", "export", "release"],
+    [*commands.MODES, "compare", "predict", "serve", "export", "release"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again; analyse: write analysis.html, what each modality is worth to a model; "
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
     "crossval: every fold of config.crossval.protocols with every seed; compare: the two --workdirs; "
     "download: fetch the corpus; predict: judge --input by --model, and write timelines to --output; "
+    "serve: a page in the browser for recordings and camera, judged by --model; "
     "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo; "
     "release: train on every clip with the config of the cross-validation in --workdir, write the model to --output.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."
 )
-_MODEL = flags.DEFINE_string("model", None, "For --mode=predict and export: the workdir of a finished training.")
+_MODEL = flags.DEFINE_string("model", None, "For --mode=predict, serve and export: the workdir of a finished training.")
 _OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "compare":
         commands.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
         return
-    if _MODE.value in ("predict", "export"):
+    if _MODE.value in ("predict", "serve", "export"):
         _use_model()
         return
     if _MODE.value == "release":
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
 
 
 def _use_model() -> None:
-    """Predict or export, which need a model and no workdir of their own."""
+    """Predict, serve or export, which need a model and no workdir of their own."""
     needed = {"--input=FILE, a folder or a pattern": _INPUT.value} if _MODE.value == "predict" else {}
     needed["--model=WORKDIR of a finished training"] = _MODEL.value
     if _MODE.value == "export":
@@ -96,6 +97,8 @@ def _use_model() -> None:
     model, given = str(_MODEL.value), str(_INPUT.value)
     if _MODE.value == "predict":
         commands.predict(config, given=given, model=model, output=output)
+    elif _MODE.value == "serve":
+        commands.serve(config, model=model)
     else:
         commands.export(config, model=model, output=output)
 
@@ -129,7 +132,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     given = dict(word.split("=", 1) for word in words if word.startswith(("--config=", "--workdir=")))
     if "" in given.values():
         raise UserError(f"{' and '.join(name for name in given if not given[name])} is empty: give it a value")
-    if {"--mode=predict", "--mode=export"} & set(words) and "--config" not in given:
+    if {"--mode=predict", "--mode=serve", "--mode=export"} & set(words) and "--config" not in given:
         words.append(f"--config={config_file}")
     elif "--workdir" in given and "--config" not in given:
         words.append(f"--config={pathlib.Path(given['--workdir'], CONFIG)}")
@@ -167,10 +170,14 @@ def run() -> None:
 
 
 def console() -> None:
-    """The command `fusion-emotion predict FILE [--model=...]`, as `launch.py --mode=predict --input=FILE`."""
+    """The command `fusion-emotion predict FILE --model=...`, as `launch.py --mode=predict --input=FILE --model=...`.
+
+    Behind `serve` and `export` stands the model: `fusion-emotion serve WORKDIR`.
+    """
     mode, *rest = sys.argv[1:] or ["--help"]
+    flag = "input" if mode == "predict" else "model"
     inputs = [
-        f"--input={word}" if number == 0 and not word.startswith("--") else word for number, word in enumerate(rest)
+        f"--{flag}={word}" if number == 0 and not word.startswith("--") else word for number, word in enumerate(rest)
     ]
     sys.argv = [sys.argv[0], mode if mode.startswith("--") else f"--mode={mode}", *inputs]
     run()

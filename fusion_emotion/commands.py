@@ -196,6 +196,20 @@ def predict(config: Config, *, given: str, model: str, output: pathlib.Path) -> 
     batch.predict(recognizer, given, output)
 
 
+def serve(config: Config, *, model: str) -> None:
+    """Serve a page on this machine where recordings and a camera are judged by a trained model, until Ctrl-C."""
+    check(config)
+    from fusion_emotion.serve import page
+
+    page.check_possible(config["serve"]["port"])  # before the model is loaded
+    from fusion_emotion.predict.recognizer import Recognizer, find
+    from fusion_emotion.train import devices
+
+    devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
+    recognizer = Recognizer(find(model), config["predict"], config["run"])
+    page.serve(recognizer, config["serve"])
+
+
 def export(config: Config, *, model: str, output: pathlib.Path) -> None:
     """Write a trained model as one file, with its front end and its temperature, and check it against JAX."""
     from fusion_emotion.models.export import export_model

@@ -19,7 +19,7 @@ from fusion_emotion.units import SAMPLE_RATE_HZ
 CONFIG = "config.json"  # in a workdir
 
 # A workdir belongs to one config; these sections and fields, which say where and how to run, may change.
-NOT_OWNED = ("run", "crossval", "predict", "data.root", "data.roots")
+NOT_OWNED = ("run", "crossval", "predict", "serve", "data.root", "data.roots")
 # These may differ when a training goes on, which then prints the change.
 MAY_GROW = ("train.epochs", "train.patience_epochs")
 # --mode=crossval sets these in each of its runs, so its own workdir is not bound to them.
@@ -218,6 +218,9 @@ FIELDS: dict[str, Field] = {
         "", one_of("", "insightface", "centerface")
     ),  # "": the one that the model was trained with
     "predict.formats": Field(("csv", "json", "html"), several(one_of(*FORMATS), once=True)),
+    # --- serve: the page of --mode=serve ---
+    "serve.port": Field(7860, whole(1, 65535)),  # of http://127.0.0.1:PORT
+    "serve.max_upload_mb": Field(500, whole(1, 10**6, " MB")),  # a larger file is refused while it comes in
     # --- run: where and how to run; no field here changes a record or a model ---
     "run.cache": Field("cache", _WRITTEN),  # folder of prepared corpora
     "run.workers": Field(0, whole(0, 1024)),  # processes that prepare on this machine; 0: one per core

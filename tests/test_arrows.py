@@ -20,6 +20,7 @@ ARROWS = {
     "experiments": {"corpora", "evaluate", "input", "prepare.records", "train.writer"},
     "analyse": {"corpora", "evaluate", "input", "models", "prepare.records", "train.devices"},
     "predict": {"corpora.clip", "evaluate.table", "models", "pages.timeline", "prepare"},
+    "serve": {"corpora.sample", "pages.timeline", "predict", "prepare.media_errors"},
     "pages": {
         *("corpora", "input", "models.batch", "models.frontend", "models.strip", "prepare.records"),
         *(f"evaluate.{name}" for name in ("answers", "metrics", "statistics", "table")),

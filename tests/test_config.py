@@ -227,10 +227,10 @@ def test_the_names_in_the_table_are_those_of_what_there_is() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_workdir_owns_what_a_model_depends_on(name: str) -> None:
     new = changed({name: other(FIELDS[name].default)})
-    free = name.startswith(("run.", "crossval.", "predict.")) or name in ("data.root", "data.roots")
+    free = name.startswith(("run.", "crossval.", "predict.", "serve.")) or name in ("data.root", "data.roots")
     assert set(changes(defaults().to_dict(), new)) == (set() if free else {name})
     assert not changes(defaults().to_dict(), new, ignored=[name])
-    assert set(NOT_OWNED) == {"run", "crossval", "predict", "data.root", "data.roots"}
+    assert set(NOT_OWNED) == {"run", "crossval", "predict", "serve", "data.root", "data.roots"}
 
 
 def test_a_config_comes_back_as_it_was_saved(tmp_path: pathlib.Path) -> None:

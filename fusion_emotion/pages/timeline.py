@@ -12,6 +12,7 @@ from typing import Any
 
 from fusion_emotion.pages.page import rendered
 
+COLOURS = ("#8a8f98", "#5aa9e6", "#f5b700", "#4062bb", "#d7263d", "#7b4fa3", "#3c8d53", "#f46036")  # of labels
 _INLINE_BYTES = 20_000_000  # a smaller recording is carried by the notebook's viewer itself
 
 
@@ -23,7 +24,7 @@ def page(predictions: Sequence[tuple[Mapping[str, Any], str]], *, folder: pathli
     entries = [{**described, "media": _address(source, folder)} for described, source in predictions]
     # "</script>" within a name would end the script.
     data = json.dumps(entries, allow_nan=False).replace("<", "\\u003c")
-    return rendered("timeline.html", data=data, title="Expressions over time")
+    return rendered("timeline.html", data=data, colours=json.dumps(COLOURS), title="Expressions over time")
 
 
 def _address(source: str, folder: pathlib.Path | None) -> str:
@@ -52,10 +53,9 @@ def figure(prediction: Any) -> Any:
     shown = Figure(figsize=(9, 3.6), layout="constrained")
     axes = shown.subplots()
     middle_s = (person.step + person.n_frames / 2) / 5
-    colours = ["#8a8f98", "#5aa9e6", "#f5b700", "#4062bb", "#d7263d", "#7b4fa3", "#3c8d53", "#f46036"]
     marker = "o" if len(middle_s) == 1 else None
     for place, name in enumerate(prediction.label_names):
-        axes.plot(middle_s, person.smooth[:, place], label=name, color=colours[place % len(colours)], marker=marker)
+        axes.plot(middle_s, person.smooth[:, place], label=name, color=COLOURS[place % len(COLOURS)], marker=marker)
     axes.fill_between(middle_s, 0, person.speech * 0.05, color="#00000033", label="speech")
     axes.set(xlabel="time (s)", ylabel="probability", ylim=(0, 1), title=pathlib.PurePath(prediction.source).name)
     axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

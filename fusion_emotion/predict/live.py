@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import av
 import av.device
@@ -30,8 +30,17 @@ SCHEMES = ("camera:", "rtsp://", "rtsps://", "rtp://", "udp://", "srt://", "tcp:
 _STALLED_S = 10.0  # without a frame or a sample
 _LATE_STEPS = 2  # a step that waits behind so many newer ones loses its picture
 _APART_S = 0.4  # a track that is so far behind the other is not waited for
+_ANALYSED_US = "500000"  # of a file object: libav reads 5 s before it says what there is, if it may
 _MEMORY = 0.98  # share of a person's weight that a step later still counts
 _DEVICES = {"Linux": ("v4l2", "alsa"), "Darwin": ("avfoundation", "avfoundation"), "Windows": ("dshow", "dshow")}
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file, or what is read as one while it is written."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return up to `count` bytes; none at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +65,7 @@ def is_live(source: str) -> bool:
 
 
 def moments(
-    source: str,
+    source: str | Readable,
     model: Model,
     people: People,
     *,
@@ -132,7 +141,7 @@ class Feed:
     the steps that came before, stalls or breaks off; one of camera and microphone that breaks off ends both.
     """
 
-    def __init__(self, source: str, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None):
+    def __init__(self, source: str | Readable, *, picture: bool, sound: bool, options: Mapping[str, str] | None = None):
         self._changed = threading.Condition()
         self._steps: collections.deque[Step] = collections.deque()
         self._ended = self._stopped = False
@@ -283,12 +292,16 @@ class _Track:
         return np.pad(taken, (0, SAMPLES_PER_FRAME - len(taken)))
 
 
-def _opened(source: str, *, picture: bool, sound: bool, options: Mapping[str, str]) -> list[tuple[Any, bool, bool]]:
+def _opened(
+    source: str | Readable, *, picture: bool, sound: bool, options: Mapping[str, str]
+) -> list[tuple[Any, bool, bool]]:
     """Open a stream, or a camera and its microphone: each file with the tracks to read of it. Raises MediaError."""
-    if source.startswith("camera:"):
+    if isinstance(source, str) and source.startswith("camera:"):
         return _camera(source.removeprefix("camera:"), picture=picture, sound=sound)
     try:
-        if source.startswith("lavfi:"):
+        if not isinstance(source, str):
+            file = av.open(source, options={"analyzeduration": _ANALYSED_US})
+        elif source.startswith("lavfi:"):
             file = av.open(source.removeprefix("lavfi:"), format="lavfi")
         else:
             usual = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}

@@ -16,7 +16,7 @@ from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
 from fusion_emotion.predict.journal import Journal, Memory, Row
-from fusion_emotion.predict.live import Moment, moments
+from fusion_emotion.predict.live import Moment, Readable, moments
 from fusion_emotion.predict.notice import notice
 from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import STEP_S, Prediction, Timeline, warnings_of
@@ -98,8 +98,8 @@ class Recognizer:
                     progress(behind["skip"])
         return self._finished(source, reader, kept.rows(), go_on["warnings"])
 
-    def stream(self, source: str, options: Mapping[str, str] | None = None) -> Iterator[Moment]:
-        """Yield what is said of the newest window every 0.2 s of "camera:0" or of a stream's address.
+    def stream(self, source: str | Readable, options: Mapping[str, str] | None = None) -> Iterator[Moment]:
+        """Yield what is said of the newest window every 0.2 s of "camera:0", of a stream's address or of a file object.
 
         `options` are libav's of the protocol. Pictures that cannot be looked at in time are dropped. Ends with the
         stream. Raises UserError if it cannot be opened, or stalls.
@@ -112,7 +112,7 @@ class Recognizer:
         try:
             yield from moments(source, model, people, options=options, **chosen)
         except MediaError as error:
-            raise UserError(f"{source}: {error}") from error
+            raise UserError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
 
     def key(self, source: str) -> dict[str, Any]:
         """What the rows of a source depend on."""

@@ -67,6 +67,14 @@ def make_corpus(root: pathlib.Path, *, seed: int, actors: int = 10, workers: int
             begun.replace(finished)
 
 
+def make_clip(folder: pathlib.Path) -> pathlib.Path:
+    """Make one clip of the corpus, to show what a model says of it; return its path. Takes 4 s of one core."""
+    take = script.takes_of(1)[4]
+    path = _folder(folder, take.actor) / take.file_name
+    _record(folder, {take.actor: [take.file_name]}, seed=0, workers=1)
+    return path
+
+
 def _read(marker: pathlib.Path) -> object:
     with contextlib.suppress(OSError, ValueError):
         return json.loads(marker.read_text())
