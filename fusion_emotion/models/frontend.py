@@ -36,18 +36,29 @@ def log_mel(
     each example's maximum. The maximum is over the frames where `mask` is True. Without `fft` the spectrum is
     two matrix products, which an export to ONNX needs.
     """
-    frames = _frames(waveform, n_fft, hop_length) * _hann(n_fft)
-    # |rfft|^2 without the square root that jnp.abs would take.
-    if fft:
-        spectrum = jnp.fft.rfft(frames)
-        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    else:
-        cosine, sine = _dft(n_fft)
-        power = jnp.square(frames @ cosine) + jnp.square(frames @ sine)
+    power = power_spectrum(waveform, n_fft=n_fft, hop_length=hop_length, fft=fft)
     mel = power @ mel_filters(sr, n_fft, n_mels, fmin, fmax).T
     db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
     known = db if mask is None else jnp.where(mask[..., None], db, -jnp.inf)
     return jnp.maximum(db, known.max(axis=(-2, -1), keepdims=True) - top_db)
+
+
+def power_spectrum(
+    waveform: Float[Array, "*batch samples"], *, n_fft: int, hop_length: int, window: int = 0, fft: bool = True
+) -> Float[Array, "*batch time bins"]:
+    """The squared magnitude of the spectrum of centred frames under a periodic Hann window.
+
+    A frame has `window` samples, and zeros up to `n_fft`; 0: all of `n_fft`. Without `fft` the spectrum is two matrix
+    products.
+    """
+    window = window or n_fft
+    windowed = frames(waveform, window, hop_length) * hann(window)
+    # |rfft|^2 without the square root that jnp.abs would take.
+    if fft:
+        spectrum = jnp.fft.rfft(windowed, n_fft)
+        return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    cosine, sine = _dft(n_fft)
+    return jnp.square(windowed @ cosine[:window]) + jnp.square(windowed @ sine[:window])
 
 
 def frame_mask(n_samples: Int[Array, "batch"], hop_length: int, *, n_frames: int) -> Bool[Array, "batch n_frames"]:
@@ -96,7 +107,8 @@ def cepstrum(db: Float[Array, "*batch time n_mels"], *, n_mfcc: int) -> Float[Ar
     return db @ _dct(n_mfcc, db.shape[-1]).T
 
 
-def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
+def frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
+    """Overlapping frames of `n_fft` samples, centred on every `hop_length`th, with zeros beyond the ends."""
     pad = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = jnp.pad(waveform, pad)
     n_frames = 1 + (padded.shape[-1] - n_fft) // hop_length
@@ -109,7 +121,8 @@ def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: in
 
 
 @functools.cache
-def _hann(n_fft: int) -> np.ndarray:
+def hann(n_fft: int) -> Float[np.ndarray, "n_fft"]:
+    """The periodic Hann window."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
 
 
