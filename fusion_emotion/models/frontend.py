@@ -93,6 +93,41 @@ def spec_augment(
     return jax.vmap(one)(keys, db, mask)
 
 
+def warped(
+    db: Float[Array, "batch time n_mels"],
+    mask: Bool[Array, "batch time"],
+    keys: Key[Array, "batch"],
+    *,
+    most_tempo: float,
+    most_pitch: float,
+) -> tuple[Float[Array, "batch time n_mels"], Bool[Array, "batch time"]]:
+    """Stretch time by up to 1 +- `most_tempo`, and the mel bands by up to 1 +- `most_pitch`, each example by its own.
+
+    The second stands for another length of the vocal tract (Jaitly & Hinton 2013). Both interpolate linearly, as matrix
+    products. The mask begins with the first frame; what would reach beyond the last one is cut.
+    """
+
+    def one(key: Key[Array, ""], db: Array, mask: Array) -> tuple[Array, Array]:
+        tempo_key, pitch_key = jax.random.fold_in(key, 11), jax.random.fold_in(key, 12)
+        if most_tempo:
+            speed = jax.random.uniform(tempo_key, (), minval=1 - most_tempo, maxval=1 + most_tempo)
+            source = jnp.arange(len(mask)) * speed
+            db = _interpolation(jnp.clip(source, None, len(mask) - 1), len(mask)) @ db
+            mask = source <= mask.sum() - 1
+        if most_pitch:
+            stretch = jax.random.uniform(pitch_key, (), minval=1 - most_pitch, maxval=1 + most_pitch)
+            bands = db.shape[1]
+            db = db @ _interpolation(jnp.clip(jnp.arange(bands) * stretch, 0, bands - 1), bands).T
+        return db, mask
+
+    return jax.vmap(one)(keys, db, mask)
+
+
+def _interpolation(source: Float[Array, "n"], size: int) -> Float[Array, "n size"]:
+    """The matrix that reads a sequence of `size` values at fractional places."""
+    return jnp.maximum(0, 1 - jnp.abs(source[:, None] - jnp.arange(size)))
+
+
 def keep_run(key: Key[Array, ""], *, length: int, n: int | Int[Array, ""], most: int) -> Bool[Array, "length"]:
     """False in one run of 0 to `most` of the first `n` places, True elsewhere."""
     width_key, start_key = jax.random.split(key)
