@@ -167,6 +167,8 @@ FIELDS: dict[str, Field] = {
     # face: a network of one face, over the strip; it takes segments of any length, and stills
     "model.strip_network": Field("patch", one_of("patch", "original", "face")),
     "model.face_colour": Field(False),  # of the network "face"; False: grey
+    # lstm: the description's, of segments; whole_clip: convolutions and a two-way LSTM, of whole clips
+    "model.voice_network": Field("lstm", one_of("lstm", "whole_clip")),
     "model.lstm_layers": Field(1, whole(1, 16)),  # (the original: 3)
     "model.dropout_rate": Field(0.5, between(0, 1, "[)")),  # of the concatenated features
     "model.dtype": Field("float32", one_of("float32", "bfloat16")),  # of the computation
@@ -177,6 +179,11 @@ FIELDS: dict[str, Field] = {
     "model.mfcc.n_mels": Field(80, whole(1, 512)),
     "model.mfcc.fmin": Field(80.0, _HERTZ),
     "model.mfcc.fmax": Field(8000.0, _HERTZ),
+    # A logistic regression on statistics of the voice's descriptors, fitted before the first step.
+    "model.descriptors.share": Field(0.0, _PROBABILITY),  # of the log-probabilities; 0: none, 1: it alone answers
+    "model.descriptors.strength": Field(1e-3, between(0, 1e6, "(]")),  # of the fit: scikit-learn's C
+    # the fit also hears each clip played at these speeds
+    "model.descriptors.speeds": Field((), several(between(0.5, 2), once=True, none=True)),
     "model.init.audio": Field(""),  # folder of a trained model whose audio branch to start from; "": random
     "model.init.video": Field(""),  # likewise, the video branch
     "model.init.head": Field(""),  # likewise, the head
@@ -187,6 +194,8 @@ FIELDS: dict[str, Field] = {
     "augment.noise_snr_db": Field((), several(between(-40, 100, unit=" dB"), count=2, ascending=True, none=True)),
     "augment.time_mask_s": Field(0.0, between(0, 1, unit=" s")),  # SpecAugment: longest span masked, s
     "augment.mel_mask": Field(0, whole(0, 512)),  # SpecAugment: most neighbouring mel bands masked
+    "augment.tempo": Field(0.0, between(0, 0.5)),  # most that voice_network=whole_clip stretches time
+    "augment.pitch": Field(0.0, between(0, 0.5)),  # most that it stretches the mel bands, as of another vocal tract
     "augment.flip": Field(0.0, _PROBABILITY),  # of mirrored faces
     "augment.colour": Field(0.0, between(0, 1)),  # brightness, contrast and saturation times 1 - colour to 1 + colour
     "augment.crop_jitter": Field(0.0, between(0, 0.5)),  # largest zoom and shift, as a share of a face's side
@@ -208,6 +217,8 @@ FIELDS: dict[str, Field] = {
     "train.class_weights": Field(False),  # weight each class's loss by the inverse of its share of training segments
     # decay, a batch, of a moving average of the parameters, which is then evaluated; 0: off
     "train.ema_decay": Field(0.0, between(0, 1, "[)")),
+    # the checkpoint to evaluate: of the best validation (UAR, then loss), or the last
+    "train.choose": Field("best", one_of("best", "last")),
     "train.patience_epochs": Field(0, _EPOCHS),  # stop so long after the best validation (UAR, then loss); 0: never
     "train.validate_every_epochs": Field(5, _SOME_EPOCHS),  # and save a checkpoint
     # --- predict: --mode=predict on any film or sound ---

@@ -89,7 +89,7 @@ def evaluate(model: FusionNet, data: Data, config: Mapping[str, Any], workdir: p
         "checkpoint": {
             "step": chosen.step,
             "of_steps": Plan(config, len(data.parts["train"])).n_steps,
-            "chosen_by": chosen_by(data, config["split"]),
+            "chosen_by": chosen_by(data, config["split"], choose=config["train"]["choose"]),
             **chosen.validation,
         },
         "test": {
@@ -167,7 +167,7 @@ def protocol_of(protocol: Protocol, split: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def chosen_by(data: Data, split: Mapping[str, Any]) -> str:
+def chosen_by(data: Data, split: Mapping[str, Any], *, choose: str = "best") -> str:
     """Describe what chose the checkpoint and what the test part is, in one sentence."""
     validation, unit = data.parts["validation"], data.protocol.unit
     n, fraction = f"{validation.n_clips} clips", f"{split['validation_fraction']:.1%} of the training {unit}s"
@@ -181,6 +181,8 @@ def chosen_by(data: Data, split: Mapping[str, Any]) -> str:
     else:
         test = f"the {split['test_fraction']:.0%} of all takes that the original description calls validation"
         chosen_on = f"{fraction} ({n}); {test} are the test part here:"
+    if choose == "last":
+        return f"The checkpoint is the last; the temperature is fitted on {chosen_on} the test part was read once."
     choice = f"The checkpoint has the highest clip-level validation UAR on {chosen_on}"
     return f"{choice} the test part was read once, after that choice."
 

@@ -24,10 +24,11 @@ _STEEPEST_NOISE = 2.0  # of power over frequency: 0 is white, 1 pink, 2 brown
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _AT_A_TIME = 8  # examples
 Step = Callable[[Array, Array, Array], Array]  # of a key, an example and its number of samples
-# The place of a name is its stream of random numbers, so new names go to the end (SpecAugment's: models.frontend).
+# The place of a name is its stream of random numbers, so new names go to the end (models.frontend has SpecAugment's,
+# tempo's and pitch's).
 _STREAMS = (
     *("time_shift_s", "gain_db", "noise_snr_db", "time_mask_s", "mel_mask"),
-    *("flip", "colour", "crop_jitter", "erase", "mixup", "modality_dropout"),
+    *("flip", "colour", "crop_jitter", "erase", "mixup", "modality_dropout", "tempo", "pitch"),
 )
 
 
@@ -40,6 +41,8 @@ class Augmentation:
     noise_snr_db: tuple[float, ...] = ()
     time_mask_s: float = 0.0
     mel_mask: int = 0
+    tempo: float = 0.0
+    pitch: float = 0.0
     flip: float = 0.0
     colour: float = 0.0
     crop_jitter: float = 0.0

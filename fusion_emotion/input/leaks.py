@@ -116,8 +116,8 @@ class LeakReport:
                 line += f", {findings[0].severity}: {_some(findings)}"
             lines.append(line)
         lines.append(
-            "  normalisation statistics: none is computed before training; batch statistics are running means of "
-            "training batches, in the model"
+            "  normalisation statistics: of training segments alone; batch statistics are running means of training "
+            "batches, in the model"
         )
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from fusion_emotion.models.audio_lstm import AudioLSTM
 from fusion_emotion.models.face import FaceCNN
 from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.strip import OriginalStripCNN, StripCNN
+from fusion_emotion.models.voice import DescriptorView, VoiceNet
 
 STRIP_NETWORKS: Mapping[str, type[nn.Module]] = {"patch": StripCNN, "original": OriginalStripCNN, "face": FaceCNN}
 
@@ -22,15 +23,21 @@ def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | 
     model, augment = config["model"], config["augment"]
     dtype = jnp.dtype(model["dtype"])
     modalities = model["modalities"].split("+")
-    audio = AudioLSTM(
-        features=model["features"],
-        layers=model["lstm_layers"],
-        mfcc=dict(model["mfcc"]),
-        time_mask_s=augment["time_mask_s"],
-        mel_mask=augment["mel_mask"],
-        axis_name=axis_name,
-        dtype=dtype,
-    )
+    common = {
+        "features": model["features"],
+        "time_mask_s": augment["time_mask_s"],
+        "mel_mask": augment["mel_mask"],
+        "axis_name": axis_name,
+        "dtype": dtype,
+    }
+    audio: nn.Module
+    if model["voice_network"] == "lstm":
+        audio = AudioLSTM(layers=model["lstm_layers"], mfcc=dict(model["mfcc"]), **common)
+    else:
+        mel = {name: value for name, value in model["mfcc"].items() if name != "n_mfcc"}
+        audio = VoiceNet(mel=mel, tempo=augment["tempo"], pitch=augment["pitch"], **common)
+    share = model["descriptors"]["share"]
+    view = DescriptorView(n_classes, fft=model["mfcc"].get("fft", True)) if share and "audio" in modalities else None
     video: nn.Module
     if model["strip_network"] == "face":
         video = FaceCNN(features=model["features"], colour=model["face_colour"], axis_name=axis_name, dtype=dtype)
@@ -41,4 +48,6 @@ def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | 
         audio=audio if "audio" in modalities else None,
         video=video if "video" in modalities else None,
         dropout_rate=model["dropout_rate"],
+        descriptors=view,
+        descriptors_share=share,
     )

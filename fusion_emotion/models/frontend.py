@@ -36,18 +36,29 @@ def log_mel(
     each example's maximum. The maximum is over the frames where `mask` is True. Without `fft` the spectrum is
     two matrix products, which an export to ONNX needs.
     """
-    frames = _frames(waveform, n_fft, hop_length) * _hann(n_fft)
-    # |rfft|^2 without the square root that jnp.abs would take.
-    if fft:
-        spectrum = jnp.fft.rfft(frames)
-        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    else:
-        cosine, sine = _dft(n_fft)
-        power = jnp.square(frames @ cosine) + jnp.square(frames @ sine)
+    power = power_spectrum(waveform, n_fft=n_fft, hop_length=hop_length, fft=fft)
     mel = power @ mel_filters(sr, n_fft, n_mels, fmin, fmax).T
     db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
     known = db if mask is None else jnp.where(mask[..., None], db, -jnp.inf)
     return jnp.maximum(db, known.max(axis=(-2, -1), keepdims=True) - top_db)
+
+
+def power_spectrum(
+    waveform: Float[Array, "*batch samples"], *, n_fft: int, hop_length: int, window: int = 0, fft: bool = True
+) -> Float[Array, "*batch time bins"]:
+    """The squared magnitude of the spectrum of centred frames under a periodic Hann window.
+
+    A frame has `window` samples, and zeros up to `n_fft`; 0: all of `n_fft`. Without `fft` the spectrum is two matrix
+    products.
+    """
+    window = window or n_fft
+    windowed = frames(waveform, window, hop_length) * hann(window)
+    # |rfft|^2 without the square root that jnp.abs would take.
+    if fft:
+        spectrum = jnp.fft.rfft(windowed, n_fft)
+        return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    cosine, sine = _dft(n_fft)
+    return jnp.square(windowed @ cosine[:window]) + jnp.square(windowed @ sine[:window])
 
 
 def frame_mask(n_samples: Int[Array, "batch"], hop_length: int, *, n_frames: int) -> Bool[Array, "batch n_frames"]:
@@ -82,6 +93,41 @@ def spec_augment(
     return jax.vmap(one)(keys, db, mask)
 
 
+def warped(
+    db: Float[Array, "batch time n_mels"],
+    mask: Bool[Array, "batch time"],
+    keys: Key[Array, "batch"],
+    *,
+    most_tempo: float,
+    most_pitch: float,
+) -> tuple[Float[Array, "batch time n_mels"], Bool[Array, "batch time"]]:
+    """Stretch time by up to 1 +- `most_tempo`, and the mel bands by up to 1 +- `most_pitch`, each example by its own.
+
+    The second stands for another length of the vocal tract (Jaitly & Hinton 2013). Both interpolate linearly, as matrix
+    products. The mask begins with the first frame; what would reach beyond the last one is cut.
+    """
+
+    def one(key: Key[Array, ""], db: Array, mask: Array) -> tuple[Array, Array]:
+        tempo_key, pitch_key = jax.random.fold_in(key, 11), jax.random.fold_in(key, 12)
+        if most_tempo:
+            speed = jax.random.uniform(tempo_key, (), minval=1 - most_tempo, maxval=1 + most_tempo)
+            source = jnp.arange(len(mask)) * speed
+            db = _interpolation(jnp.clip(source, None, len(mask) - 1), len(mask)) @ db
+            mask = source <= mask.sum() - 1
+        if most_pitch:
+            stretch = jax.random.uniform(pitch_key, (), minval=1 - most_pitch, maxval=1 + most_pitch)
+            bands = db.shape[1]
+            db = db @ _interpolation(jnp.clip(jnp.arange(bands) * stretch, 0, bands - 1), bands).T
+        return db, mask
+
+    return jax.vmap(one)(keys, db, mask)
+
+
+def _interpolation(source: Float[Array, "n"], size: int) -> Float[Array, "n size"]:
+    """The matrix that reads a sequence of `size` values at fractional places."""
+    return jnp.maximum(0, 1 - jnp.abs(source[:, None] - jnp.arange(size)))
+
+
 def keep_run(key: Key[Array, ""], *, length: int, n: int | Int[Array, ""], most: int) -> Bool[Array, "length"]:
     """False in one run of 0 to `most` of the first `n` places, True elsewhere."""
     width_key, start_key = jax.random.split(key)
@@ -96,7 +142,8 @@ def cepstrum(db: Float[Array, "*batch time n_mels"], *, n_mfcc: int) -> Float[Ar
     return db @ _dct(n_mfcc, db.shape[-1]).T
 
 
-def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
+def frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: int) -> Float[Array, "*batch time n_fft"]:
+    """Overlapping frames of `n_fft` samples, centred on every `hop_length`th, with zeros beyond the ends."""
     pad = [(0, 0)] * (waveform.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = jnp.pad(waveform, pad)
     n_frames = 1 + (padded.shape[-1] - n_fft) // hop_length
@@ -109,7 +156,8 @@ def _frames(waveform: Float[Array, "*batch samples"], n_fft: int, hop_length: in
 
 
 @functools.cache
-def _hann(n_fft: int) -> np.ndarray:
+def hann(n_fft: int) -> Float[np.ndarray, "n_fft"]:
+    """The periodic Hann window."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
 
 

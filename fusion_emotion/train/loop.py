@@ -19,6 +19,7 @@ from fusion_emotion.models.weights import with_loaded_parts
 from fusion_emotion.progress import bar
 from fusion_emotion.train import devices
 from fusion_emotion.train.checkpoint import NOT_VALIDATED, Checkpoints, score
+from fusion_emotion.train.fit import with_fitted_descriptors
 from fusion_emotion.train.plan import Plan
 from fusion_emotion.train.step import create_state, leaf_names, parameter_table, train_step
 from fusion_emotion.train.watch import NotFinite, Profile, Signals, Watcher
@@ -69,6 +70,8 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
         print(f"going on from step {first} of {plan.n_steps}")
     else:
         variables = with_loaded_parts(state.variables, config, label_names=data.label_names)
+        if model.descriptors is not None:
+            variables = with_fitted_descriptors(variables, model.descriptors, source, config)
         state = dataclasses.replace(
             state,
             params=variables["params"],
@@ -122,15 +125,15 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
                 raise UserError(_not_finite(bad, workdir, source, names)) from bad
             if stopping or validating:
                 row: dict[str, float] = {}
+                merit = NOT_VALIDATED
                 if validating:
                     answers = validate(state.variables)
                     row = answers.metrics("validation")
                     watcher.validated(step, row)
                     writer.confusion(step, "validation", answers.confusion, data.label_names)
+                    merit = step / plan.n_steps if config["train"]["choose"] == "last" else score(row)
                 try:
-                    checkpoints.save(
-                        devices.unreplicate(state), batches, {**row, "score": score(row) if row else NOT_VALIDATED}
-                    )
+                    checkpoints.save(devices.unreplicate(state), batches, {**row, "score": merit})
                 except UserError as error:
                     if config["run"]["on_full_disk"] == "stop" or stopping or step == plan.n_steps:
                         raise
