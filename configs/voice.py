@@ -1,4 +1,4 @@
-"""The voice of whole clips on RAVDESS's speech: a network on the spectrogram joined by descriptors; six folds of speakers.
+"""The voice of whole clips on RAVDESS speech, six folds of its speakers: a spectrogram's network joined by descriptors.
 
     python launch.py --config=configs/voice.py --mode=crossval --config.data.root=PATH
 

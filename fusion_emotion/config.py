@@ -291,6 +291,9 @@ def check(config: Mapping[str, Any]) -> None:
     modalities = values["model.modalities"]
     if values["augment.modality_dropout"] and modalities != "audio+video":
         raise UserError(f"{given['augment.modality_dropout']} needs model.modalities=audio+video: set it to 0")
+    for name in ("augment.tempo", "augment.pitch"):
+        if values[name] and values["model.voice_network"] == "lstm":
+            raise UserError(f"{given[name]} needs model.voice_network=whole_clip: set it to 0")
     if "video" in modalities:
         network = given["model.strip_network"]
         if values["model.strip_network"] == "patch" and not _PATCHES.holds(values["prepare.face_size"]):

@@ -17,6 +17,7 @@ from fusion_emotion.models.layers import BatchNorm, Tap
 from fusion_emotion.units import SAMPLES_PER_FRAME
 
 Sequence = Float[Array, "batch time channels"]
+Widened = Float[Array, "batch frames width"]
 Mask = Bool[Array, "batch time"]
 _LARGEST = 8.0  # standard deviations from the mean of the training part; beyond, a statistic is clipped
 
@@ -67,7 +68,7 @@ class VoiceNet(nn.Module):
         x = self._two_ways(x, mask)
         return self._pooled(x, mask), present
 
-    def _block(self, x: Sequence, mask: Mask, width: int, *, stride: int, train: bool) -> Sequence:
+    def _block(self, x: Sequence, mask: Mask, width: int, *, stride: int, train: bool) -> Widened:
         """Two convolutions of three frames beside a shortcut."""
         short = x[:, ::stride]
         if short.shape[-1] != width:
@@ -77,14 +78,14 @@ class VoiceNet(nn.Module):
         x = BatchNorm(self.axis_name)(self._convolved(x, inner, width, 1), mask=inner, train=train)
         return nn.relu(x + short)
 
-    def _convolved(self, x: Sequence, mask: Mask, width: int, stride: int) -> Sequence:
+    def _convolved(self, x: Sequence, mask: Mask, width: int, stride: int) -> Widened:
         """A convolution as one matrix product, which XLA's CPU code differentiates faster; zeros beyond the mask."""
         x = jnp.pad(jnp.where(mask[..., None], x, 0), ((0, 0), (1, 1), (0, 0)))
         n = x.shape[1] - 2
         joined = jnp.concatenate([x[:, i : i + n : stride] for i in range(3)], axis=-1)
         return nn.Dense(width, use_bias=False, dtype=self.dtype)(joined)
 
-    def _two_ways(self, x: Sequence, mask: Mask) -> Sequence:
+    def _two_ways(self, x: Sequence, mask: Mask) -> Float[Array, "batch time features"]:
         """The states of an LSTM in each direction, side by side."""
         last = mask.sum(axis=1, keepdims=True) - 1
         back = jnp.clip(last - jnp.arange(mask.shape[1]), 0, None)  # is its own inverse within the mask
@@ -121,7 +122,7 @@ class DescriptorView(nn.Module):
         scale = self.variable("batch_stats", "scale", jnp.ones, (size,))
         kernel = self.variable("batch_stats", "kernel", jnp.zeros, (size, self.n_classes))
         bias = self.variable("batch_stats", "bias", jnp.zeros, (self.n_classes,))
-        logits = standardised(values, mean.value, scale.value) @ kernel.value + bias.value
+        logits = standardised(values, jnp.asarray(mean.value), jnp.asarray(scale.value)) @ kernel.value + bias.value
         return jax.nn.log_softmax(logits), batch["has_audio"] & batch["mask"]
 
     def statistics(self, batch: Mapping[str, Array]) -> Float[Array, "batch statistics"]:
