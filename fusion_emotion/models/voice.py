@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -80,7 +81,7 @@ class VoiceNet(nn.Module):
 
     def _convolved(self, x: Sequence, mask: Mask, width: int, stride: int) -> Widened:
         """A convolution as one matrix product, which XLA's CPU code differentiates faster; zeros beyond the mask."""
-        x = jnp.pad(jnp.where(mask[..., None], x, 0), ((0, 0), (1, 1), (0, 0)))
+        x = jnp.pad(jnp.where(mask[..., None], x, 0.0), ((0, 0), (1, 1), (0, 0)))
         n = x.shape[1] - 2
         joined = jnp.concatenate([x[:, i : i + n : stride] for i in range(3)], axis=-1)
         return nn.Dense(width, use_bias=False, dtype=self.dtype)(joined)
@@ -140,7 +141,7 @@ def standardised(
 
 def _begun_with_speech(db: Sequence, inside: Mask) -> tuple[Sequence, Mask]:
     """A spectrogram that begins with its first frame of speech, and a mask that ends with the last."""
-    level = jnp.log10(jnp.power(10, db / 10).sum(axis=-1)) * 10
+    level = 10 * jnp.log10(jnp.exp(db * (np.log(10) / 10)).sum(axis=-1))
     active, _ = active_part(level - jnp.where(inside, level, -jnp.inf).max(axis=1, keepdims=True), inside)
     time = jnp.arange(db.shape[1])
     first = active.argmax(axis=1, keepdims=True)
@@ -149,9 +150,9 @@ def _begun_with_speech(db: Sequence, inside: Mask) -> tuple[Sequence, Mask]:
 
 def _normalised(x: Sequence, mask: Mask) -> Sequence:
     """Each band less its mean over the mask, over its deviation; zeros beyond the mask."""
-    n = jnp.maximum(mask.sum(axis=1), 1)[:, None, None]
+    n = jnp.maximum(mask.sum(axis=1), 1)[:, None, None].astype(x.dtype)
     known = mask[..., None]
-    centred = jnp.where(known, x - jnp.where(known, x, 0).sum(axis=1, keepdims=True) / n, 0)
+    centred = jnp.where(known, x - jnp.where(known, x, 0.0).sum(axis=1, keepdims=True) / n, 0.0)
     return centred * jax.lax.rsqrt(jnp.square(centred).sum(axis=1, keepdims=True) / n + 1.0)
 
 
