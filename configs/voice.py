@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = defaults()
     config.split.protocol = "kfold"
     config.split.n_folds = 6
+    config.crossval.compare = True
     config.segment.seconds = 5.2
     config.segment.hop_s = 5.2
     config.segment.pad_to_s = (3.4, 3.8, 4.2, 5.2)

@@ -127,6 +127,7 @@ FIELDS: dict[str, Field] = {
     "crossval.seeds": Field((0,), several(_SEED, once=True)),  # every fold is run with each
     "crossval.jobs": Field(1, whole(1, 256)),  # runs at once; they share the cores and the accelerator's memory
     "crossval.baselines": Field(True),  # also majority class and logistic regressions on the same splits
+    "crossval.compare": Field(False),  # among them ComParE's 6,373 functionals, which take minutes
     # --- prepare: the content of the records; each field changes the name of the cache folder ---
     "prepare.detector": Field("insightface", one_of("insightface", "centerface")),  # centerface: embedded, no download
     "prepare.detector_sizes": Field((192, 512), several(_STRIDES)),  # px, longer side of the input; tried in turn
