@@ -1,4 +1,4 @@
-"""The voice of whole clips on RAVDESS's speech: a network on the spectrogram joined by descriptors; six folds of speakers.
+"""The voice of whole clips on RAVDESS speech, six folds of its speakers: a spectrogram's network joined by descriptors.
 
     python launch.py --config=configs/voice.py --mode=crossval --config.data.root=PATH
 
@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = defaults()
     config.split.protocol = "kfold"
     config.split.n_folds = 6
+    config.crossval.compare = True
     config.segment.seconds = 5.2
     config.segment.hop_s = 5.2
     config.segment.pad_to_s = (3.4, 3.8, 4.2, 5.2)

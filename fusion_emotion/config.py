@@ -143,6 +143,7 @@ FIELDS: dict[str, Field] = {
     "crossval.seeds": Field((0,), several(_SEED, once=True)),  # every fold is run with each
     "crossval.jobs": Field(1, whole(1, 256)),  # runs at once; they share the cores and the accelerator's memory
     "crossval.baselines": Field(True),  # also majority class and logistic regressions on the same splits
+    "crossval.compare": Field(False),  # among them ComParE's 6,373 functionals, which take minutes
     # --- prepare: the content of the records; each field changes the name of the cache folder ---
     # centerface: embedded, no download; none: pictures are crops of faces already
     "prepare.detector": Field("insightface", one_of("insightface", "centerface", "none")),
@@ -320,6 +321,9 @@ def check(config: Mapping[str, Any]) -> None:
     modalities = values["model.modalities"]
     if values["augment.modality_dropout"] and modalities != "audio+video":
         raise UserError(f"{given['augment.modality_dropout']} needs model.modalities=audio+video: set it to 0")
+    for name in ("augment.tempo", "augment.pitch"):
+        if values[name] and values["model.voice_network"] == "lstm":
+            raise UserError(f"{given[name]} needs model.voice_network=whole_clip: set it to 0")
     if "video" in modalities:
         network = given["model.strip_network"]
         if values["model.strip_network"] != "original" and not _PATCHES.holds(values["prepare.face_size"]):

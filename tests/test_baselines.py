@@ -109,6 +109,13 @@ def test_egemaps(data: Data) -> None:
     assert metrics.uar(run(data, "egemaps").confusion) > 0.5
 
 
+@pytest.mark.slow
+def test_compare(data: Data) -> None:
+    pytest.importorskip("opensmile")
+    assert "compare" in baselines.available(compare=True)
+    assert metrics.uar(run(data, "compare").confusion) > 0.5
+
+
 @pytest.mark.parametrize(("name", "module"), [("mfcc", "sklearn.linear_model"), ("egemaps", "opensmile")])
 def test_a_missing_package_is_named(data: Data, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
     baselines._features.cache_clear()

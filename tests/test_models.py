@@ -84,6 +84,7 @@ def test_every_config_builds_with_its_number_of_parameters() -> None:
         "ravdess": 848_320,
         "ravdess_audio": 194_488,
         "sample": 848_320,
+        "voice": 874_737,
     }
     assert n_parameters(settings(prepare__face_size=64, model__modalities="video")) == 653_840
     assert n_parameters(settings(prepare__face_size=64, model__strip_network="original")) == 2_296_448

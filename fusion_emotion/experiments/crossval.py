@@ -254,7 +254,7 @@ def baseline_names(runs: Sequence[Run]) -> list[str]:
     if not any(row.n_samples for run in runs for row in run.test_rows):
         print("the baselines on sound are left out: no clip has sound")
         return ["majority"]
-    return available()
+    return available(compare=runs[0].config["crossval"]["compare"])
 
 
 def run_baselines(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Path) -> None:

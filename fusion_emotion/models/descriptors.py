@@ -106,15 +106,15 @@ def _levels(power: Spectrum, inside: Bool[Array, "batch time"]) -> Values:
     rise = jnp.maximum(db[:, 1:] - db[:, :-1], 0).mean(axis=-1)
 
     def band(low: float, high: float) -> Float[Array, "batch time"]:
-        return _db(jnp.where(_bins(low, high), power, 0).sum(axis=-1))
+        return _db(jnp.where(_bins(low, high), power, 0.0).sum(axis=-1))
 
     def peak(low: float, high: float) -> Float[Array, "batch time"]:
-        return _db(jnp.where(_bins(low, high), power, 0).max(axis=-1))
+        return _db(jnp.where(_bins(low, high), power, 0.0).max(axis=-1))
 
     return {
         **{f"mfcc{i}": coefficients[..., i] for i in range(_N_MFCC)},
         "level": _db(power.sum(axis=-1)),
-        "loudness": jnp.power(mel, 0.3).sum(axis=-1),  # Hermansky 1990 has the power 1/3
+        "loudness": jnp.exp(0.3 * jnp.log(jnp.maximum(mel, 1e-20))).sum(axis=-1),  # Hermansky 1990 has the power 1/3
         "low_level": band(250, 650),
         "high_level": band(1000, 4000),
         "alpha_ratio": band(1000, 5000) - band(50, 1000),
@@ -136,8 +136,8 @@ def _shapes(power: Spectrum) -> Values:
         "flux": jnp.pad(jnp.sqrt(jnp.square(unit[:, 1:] - unit[:, :-1]).sum(axis=-1)), ((0, 0), (1, 0))),
         "centroid": jnp.log(centroid + 50),
         "spread": jnp.log(spread),
-        "skewness": jnp.clip((share * z**3).sum(axis=-1), -5, 10),
-        "kurtosis": jnp.log(jnp.clip((share * z**4).sum(axis=-1), 1, 500)),
+        "skewness": jnp.clip((share * z**3).sum(axis=-1), -5.0, 10.0),
+        "kurtosis": jnp.log(jnp.clip((share * z**4).sum(axis=-1), 1.0, 500.0)),
         "entropy": -(share * jnp.log2(share + _SILENCE)).sum(axis=-1),
         "flatness": jnp.log(jnp.maximum(power, _SILENCE)).mean(axis=-1)
         - jnp.log(jnp.maximum(power.mean(axis=-1), _SILENCE)),
@@ -151,7 +151,7 @@ def _shapes(power: Spectrum) -> Values:
         khz = np.where(_bins(low, high), _HZ - _HZ[_bins(low, high)].mean(), 0) / 1000
         values[f"slope{low}"] = db @ (khz / np.square(khz).sum()).astype(np.float32)
     for name, (low, high) in _FORMANTS.items():
-        weight = jnp.where(_bins(low, high), magnitude, 0)
+        weight = jnp.where(_bins(low, high), magnitude, 0.0)
         weight = weight / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1e-9)
         centre = (weight * _HZ).sum(axis=-1)
         width = jnp.sqrt((weight * jnp.square(_HZ - centre[..., None])).sum(axis=-1))
@@ -163,13 +163,13 @@ def _sharpness(power: Spectrum) -> Float[Array, "batch time"]:
     """Psychoacoustic sharpness (Zwicker & Fastl 1999, after openSMILE), of loudness as the fourth root of power."""
     bark = 13 * np.arctan(0.00076 * _HZ) + 3.5 * np.arctan((_HZ / 7500) ** 2)
     weight = bark * np.where(bark < 16, 1, 0.066 * np.exp(0.171 * bark))
-    loudness = jnp.maximum(power, 1e-12) ** 0.25
+    loudness = jnp.sqrt(jnp.sqrt(jnp.maximum(power, 1e-12)))
     return (loudness @ weight.astype(np.float32)) / loudness.sum(axis=-1)
 
 
 def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     """Pitch in semitones above 55 Hz and voice quality, by the autocorrelation (Boersma 1993) and the cepstrum."""
-    power = jnp.where(_LONG_HZ >= 40, power, 0)  # neither a constant nor rumble has a period
+    power = jnp.where(_LONG_HZ >= 40, power, 0.0)  # neither a constant nor rumble has a period
     correlation = power @ _inverse()
     correlation = correlation / jnp.maximum(correlation[..., :1], _SILENCE) / _of_window()
     middle = correlation[..., 1:-1]
@@ -185,12 +185,12 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     before, here, after = at(-1), at(0), at(1)
     bend = before - 2 * here + after
     flat = jnp.abs(bend) < 1e-6
-    shift = jnp.clip(jnp.where(flat, 0, 0.5 * (before - after) / jnp.where(flat, 1, bend)), -0.5, 0.5)
+    shift = jnp.clip(jnp.where(flat, 0.0, 0.5 * (before - after) / jnp.where(flat, 1.0, bend)), -0.5, 0.5)
     periodicity = jnp.clip(here - 0.25 * (before - after) * shift, 0.001, 0.999)
-    pitch = _median5(12 * jnp.log2(SAMPLE_RATE_HZ / (best + shift) / _SEMITONES_ABOVE_HZ))
+    pitch = _median5(12 * jnp.log2(SAMPLE_RATE_HZ / (best.astype(shift.dtype) + shift) / _SEMITONES_ABOVE_HZ))
 
     quefrencies = jnp.log(power + 1e-9) @ _inverse()[:, _FIRST_LAG:]
-    hz = _SEMITONES_ABOVE_HZ * 2 ** (pitch / 12)
+    hz = _SEMITONES_ABOVE_HZ * jnp.exp2(pitch / 12)
 
     def harmonic(number: int) -> Float[Array, "batch time"]:
         """The level of the highest of the five bins around a harmonic."""
@@ -199,7 +199,7 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
         return _db(around.max(axis=-1))
 
     first = harmonic(1)
-    third = _db(jnp.where((_LONG_HZ >= 2000) & (_LONG_HZ < 4000), power, 0).max(axis=-1))
+    third = _db(jnp.where((_LONG_HZ >= 2000) & (_LONG_HZ < 4000), power, 0.0).max(axis=-1))
     return {
         "pitch": pitch,
         "periodicity": periodicity,

@@ -44,7 +44,7 @@ def active_part(relative_db: Float[Array, "batch time"], inside: Mask) -> tuple[
     end = n_frames - loud[:, ::-1].argmax(axis=1)
     time = jnp.arange(n_frames)
     active = (time >= first[:, None]) & (time < end[:, None]) & inside
-    place = (time - first[:, None] + 0.5) / jnp.maximum(end - first, 1)[:, None]
+    place = ((time - first[:, None]).astype(jnp.float32) + 0.5) / _count(end - first)[:, None]
     return active, jnp.clip(place, 0, 1)
 
 
@@ -77,10 +77,10 @@ def distribution(x: Values, mask: Mask) -> Statistics:
     n = mask.sum(axis=1)
     percentiles = []
     for percent in _PERCENTILES:
-        at = jnp.maximum(n - 1, 0) * (percent / 100)
+        at = jnp.maximum(n - 1, 0).astype(x.dtype) * (percent / 100)
         below, share = jnp.floor(at), (at - jnp.floor(at))[:, None]
         low, high = (_pick(ordered, index.astype(jnp.int32)) for index in (below, jnp.ceil(at)))
-        percentiles.append(jnp.where((n > 0)[:, None], low + share * (high - low), 0))
+        percentiles.append(jnp.where((n > 0)[:, None], low + share * (high - low), 0.0))
         values[f"percentile{percent}"] = percentiles[-1]
     values["quartiles"] = percentiles[3] - percentiles[1]
     values["deciles"] = percentiles[4] - percentiles[0]
@@ -113,8 +113,8 @@ def contour(x: Values, mask: Mask, place: Float[Array, "batch time"]) -> Statist
         "change_deviation": jnp.sqrt(_mean(step**2, both)),
         "bend_deviation": jnp.sqrt(_mean((step[:, 1:] - step[:, :-1]) ** 2, both[:, 1:] & both[:, :-1])),
         "rising": _mean(up.astype(x.dtype), both),
-        "rise": jnp.where(up, step, 0).sum(axis=1) / jnp.maximum(up.sum(axis=1), 1),
-        "fall": jnp.where(down, -step, 0).sum(axis=1) / jnp.maximum(down.sum(axis=1), 1),
+        "rise": jnp.where(up, step, 0.0).sum(axis=1) / _count(up.sum(axis=1)),
+        "fall": jnp.where(down, -step, 0.0).sum(axis=1) / _count(down.sum(axis=1)),
         "crossings": _mean((z[:, 1:] * z[:, :-1] < 0).astype(x.dtype), both),
     }
     for lag in _LAGS:
@@ -125,14 +125,14 @@ def contour(x: Values, mask: Mask, place: Float[Array, "batch time"]) -> Statist
 
 def rhythm(active: Mask, voiced: Mask, relative_db: Float[Array, "batch time"]) -> Float[Array, "batch statistics"]:
     """Length of the active part, and shares of it: voiced, in voiced and unvoiced runs of some length, and loud."""
-    n = jnp.maximum(active.sum(axis=1), 1).astype(jnp.float32)
-    begun = (voiced[:, 1:] & ~voiced[:, :-1]).sum(axis=1)
-    n_voiced = voiced.sum(axis=1)
-    values = [n, n_voiced / n, begun, n_voiced / jnp.maximum(begun, 1), begun / n]
+    n = _count(active.sum(axis=1))
+    begun = (voiced[:, 1:] & ~voiced[:, :-1]).sum(axis=1).astype(jnp.float32)
+    n_voiced = voiced.sum(axis=1).astype(jnp.float32)
+    values = [n, n_voiced / n, begun, n_voiced / _count(begun), begun / n]
     for length in _RUNS:
         values += [_in_runs(mask, length) / n for mask in (voiced, active & ~voiced)]
-    values += [(active & (relative_db > level)).sum(axis=1) / n for level in _LOUD_DB]
-    return jnp.stack([value.astype(jnp.float32) for value in values], axis=-1)
+    values += [(active & (relative_db > level)).sum(axis=1).astype(jnp.float32) / n for level in _LOUD_DB]
+    return jnp.stack(values, axis=-1)
 
 
 def _in_runs(mask: Mask, length: int) -> Float[Array, "batch"]:
@@ -143,15 +143,20 @@ def _in_runs(mask: Mask, length: int) -> Float[Array, "batch"]:
     return run.sum(axis=1).astype(jnp.float32)
 
 
+def _count(n: Array) -> Float[Array, "*shape"]:
+    """A number to divide by: at least one. The types are written out, which the export to ONNX needs."""
+    return jnp.maximum(n.astype(jnp.float32), 1.0)
+
+
 def _mean(x: Values, mask: Mask) -> Float[Array, "batch descriptors"]:
-    n = jnp.maximum(mask.sum(axis=1), 1)[:, None]
-    return jnp.where(mask[..., None], x, 0).sum(axis=1) / n
+    n = _count(mask.sum(axis=1))[:, None]
+    return jnp.where(mask[..., None], x, 0.0).sum(axis=1) / n
 
 
 def _centred(x: Values, mask: Mask) -> tuple[Array, Values, Array, Values]:
     """The mean, what is left without it, the deviation, and the quotient of the last two."""
     mean = _mean(x, mask)
-    centred = jnp.where(mask[..., None], x - mean[:, None], 0)
+    centred = jnp.where(mask[..., None], x - mean[:, None], 0.0)
     deviation = jnp.sqrt(_mean(centred**2, mask)) + 1e-6
     return mean, centred, deviation, centred / deviation[:, None]
 
@@ -160,7 +165,7 @@ def _extremes(x: Values, mask: Mask) -> tuple[Array, Array]:
     some = mask.any(axis=1)[:, None]
     low = jnp.where(mask[..., None], x, jnp.inf).min(axis=1)
     high = jnp.where(mask[..., None], x, -jnp.inf).max(axis=1)
-    return jnp.where(some, low, 0), jnp.where(some, high, 0)
+    return jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
 
 
 def _pick(x: Values, index: Array) -> Array:

@@ -43,5 +43,5 @@ class FusionNet(nn.Module):
         if self.descriptors is None or train:
             return logits
         log_prob, heard = self.descriptors(batch)
-        share = jnp.where(heard, self.descriptors_share, 0)[:, None]
+        share = jnp.where(heard, self.descriptors_share, 0.0)[:, None]
         return (1 - share) * jax.nn.log_softmax(logits) + share * log_prob

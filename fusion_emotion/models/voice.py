@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -17,6 +18,7 @@ from fusion_emotion.models.layers import BatchNorm, Tap
 from fusion_emotion.units import SAMPLES_PER_FRAME
 
 Sequence = Float[Array, "batch time channels"]
+Widened = Float[Array, "batch frames width"]
 Mask = Bool[Array, "batch time"]
 _LARGEST = 8.0  # standard deviations from the mean of the training part; beyond, a statistic is clipped
 
@@ -67,7 +69,7 @@ class VoiceNet(nn.Module):
         x = self._two_ways(x, mask)
         return self._pooled(x, mask), present
 
-    def _block(self, x: Sequence, mask: Mask, width: int, *, stride: int, train: bool) -> Sequence:
+    def _block(self, x: Sequence, mask: Mask, width: int, *, stride: int, train: bool) -> Widened:
         """Two convolutions of three frames beside a shortcut."""
         short = x[:, ::stride]
         if short.shape[-1] != width:
@@ -77,14 +79,14 @@ class VoiceNet(nn.Module):
         x = BatchNorm(self.axis_name)(self._convolved(x, inner, width, 1), mask=inner, train=train)
         return nn.relu(x + short)
 
-    def _convolved(self, x: Sequence, mask: Mask, width: int, stride: int) -> Sequence:
+    def _convolved(self, x: Sequence, mask: Mask, width: int, stride: int) -> Widened:
         """A convolution as one matrix product, which XLA's CPU code differentiates faster; zeros beyond the mask."""
-        x = jnp.pad(jnp.where(mask[..., None], x, 0), ((0, 0), (1, 1), (0, 0)))
+        x = jnp.pad(jnp.where(mask[..., None], x, 0.0), ((0, 0), (1, 1), (0, 0)))
         n = x.shape[1] - 2
         joined = jnp.concatenate([x[:, i : i + n : stride] for i in range(3)], axis=-1)
         return nn.Dense(width, use_bias=False, dtype=self.dtype)(joined)
 
-    def _two_ways(self, x: Sequence, mask: Mask) -> Sequence:
+    def _two_ways(self, x: Sequence, mask: Mask) -> Float[Array, "batch time features"]:
         """The states of an LSTM in each direction, side by side."""
         last = mask.sum(axis=1, keepdims=True) - 1
         back = jnp.clip(last - jnp.arange(mask.shape[1]), 0, None)  # is its own inverse within the mask
@@ -121,7 +123,7 @@ class DescriptorView(nn.Module):
         scale = self.variable("batch_stats", "scale", jnp.ones, (size,))
         kernel = self.variable("batch_stats", "kernel", jnp.zeros, (size, self.n_classes))
         bias = self.variable("batch_stats", "bias", jnp.zeros, (self.n_classes,))
-        logits = standardised(values, mean.value, scale.value) @ kernel.value + bias.value
+        logits = standardised(values, jnp.asarray(mean.value), jnp.asarray(scale.value)) @ kernel.value + bias.value
         return jax.nn.log_softmax(logits), batch["has_audio"] & batch["mask"]
 
     def statistics(self, batch: Mapping[str, Array]) -> Float[Array, "batch statistics"]:
@@ -139,7 +141,7 @@ def standardised(
 
 def _begun_with_speech(db: Sequence, inside: Mask) -> tuple[Sequence, Mask]:
     """A spectrogram that begins with its first frame of speech, and a mask that ends with the last."""
-    level = jnp.log10(jnp.power(10, db / 10).sum(axis=-1)) * 10
+    level = 10 * jnp.log10(jnp.exp(db * (np.log(10) / 10)).sum(axis=-1))
     active, _ = active_part(level - jnp.where(inside, level, -jnp.inf).max(axis=1, keepdims=True), inside)
     time = jnp.arange(db.shape[1])
     first = active.argmax(axis=1, keepdims=True)
@@ -148,9 +150,9 @@ def _begun_with_speech(db: Sequence, inside: Mask) -> tuple[Sequence, Mask]:
 
 def _normalised(x: Sequence, mask: Mask) -> Sequence:
     """Each band less its mean over the mask, over its deviation; zeros beyond the mask."""
-    n = jnp.maximum(mask.sum(axis=1), 1)[:, None, None]
+    n = jnp.maximum(mask.sum(axis=1), 1)[:, None, None].astype(x.dtype)
     known = mask[..., None]
-    centred = jnp.where(known, x - jnp.where(known, x, 0).sum(axis=1, keepdims=True) / n, 0)
+    centred = jnp.where(known, x - jnp.where(known, x, 0.0).sum(axis=1, keepdims=True) / n, 0.0)
     return centred * jax.lax.rsqrt(jnp.square(centred).sum(axis=1, keepdims=True) / n + 1.0)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float, Int, PyTree
@@ -33,9 +34,9 @@ def with_fitted_descriptors(
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-8)
     kernel, bias = logistic_regression(
-        np.asarray(standardised(values, mean, scale)),
+        np.asarray(standardised(*map(jnp.asarray, (values, mean, scale)))),
         labels,
-        n_classes=view.n_classes,  # type: ignore[attr-defined]
+        n_classes=view.n_classes,
         strength=settings["strength"] / len(speeds),
     )
     fitted = {"mean": mean, "scale": scale, "kernel": kernel, "bias": bias}
