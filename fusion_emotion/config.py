@@ -94,6 +94,7 @@ _EPOCHS, _SOME_EPOCHS = whole(0, 10**6), whole(1, 10**6)
 FORMATS = ("csv", "json", "html", "eaf", "textgrid", "vtt", "srt", "parquet", "png", "mp4")  # of a prediction
 _ACTOR = Check(lambda value: str(value).isdecimal() and 1 <= int(value) < 10**4, "a number, 1 to 9999")  # 5, or "05"
 _FOLDER = Check(lambda value: bool(str.strip(value)) and "\0" not in value, "the path of a folder")
+_PROTOCOL = Check(lambda value: bool(str.strip(value)), "the name of a protocol")
 _CORPUS = Check(lambda value: bool(str.strip(value)), "the name of a corpus")
 _URL = Check(
     lambda value: not value or value.startswith(("https://", "http://")), "'' or an address with https:// or http://"
@@ -139,7 +140,7 @@ FIELDS: dict[str, Field] = {
     "split.corpora": Field((), several(_CORPUS, once=True, none=True)),
     # --- crossval: the runs of --mode=crossval ---
     # every fold of each; a protocol without folds: one split a seed
-    "crossval.protocols": Field(("kfold",), several(ANY, once=True)),
+    "crossval.protocols": Field(("kfold",), several(_PROTOCOL, once=True)),
     "crossval.seeds": Field((0,), several(_SEED, once=True)),  # every fold is run with each
     "crossval.jobs": Field(1, whole(1, 256)),  # runs at once; they share the cores and the accelerator's memory
     "crossval.baselines": Field(True),  # also majority class and logistic regressions on the same splits
