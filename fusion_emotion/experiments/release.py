@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fusion_emotion.config import completed
 from fusion_emotion.corpora.protocols import PROTOCOLS
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import answers, statistics, table
@@ -34,7 +35,7 @@ def config_of(crossval: pathlib.Path) -> dict[str, Any]:
             f"{crossval} has the protocol {leaky[0]}, with the same people in training and test: cross-validate with "
             "--config.crossval.protocols=\"('kfold',)\" first"
         )
-    config: dict[str, Any] = results["config"]
+    config = completed(results["config"])
     config["split"] |= {"protocol": "everything", "fold": 0}
     config["seed"] = config["crossval"]["seeds"][0]
     return config
