@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from fusion_emotion import commands
-from fusion_emotion.config import CONFIG, MOVED, completed, read
+from fusion_emotion.config import CONFIG, MOVED, RELEASED_MODEL, completed, read
 from fusion_emotion.config import __file__ as config_file
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.files import is_utf8
@@ -38,7 +38,11 @@ _MODE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_string(
     "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."
 )
-_MODEL = flags.DEFINE_string("model", None, "For --mode=predict, serve and export: the workdir of a finished training.")
+_MODEL = flags.DEFINE_string(
+    "model",
+    RELEASED_MODEL,
+    "For --mode=predict, serve and export: the name of a released model, or the workdir of a finished training.",
+)
 _OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
@@ -88,7 +92,7 @@ def main(argv: list[str]) -> None:
 def _use_model() -> None:
     """Predict, serve or export, which need a model and no workdir of their own."""
     needed = {"--input=FILE, a folder or a pattern": _INPUT.value} if _MODE.value == "predict" else {}
-    needed["--model=WORKDIR of a finished training"] = _MODEL.value
+    needed["--model=NAME of a released model, or the workdir of a finished training"] = _MODEL.value
     if _MODE.value == "export":
         needed["--output=NAME.onnx or NAME.stablehlo"] = _OUTPUT.value
     if missing := [what for what, value in needed.items() if not value]:

@@ -53,7 +53,11 @@ class Recognizer:
 
     @classmethod
     def load(
-        cls, model: str | pathlib.Path, *, insightface_root: str = "~/.insightface", **settings: Any
+        cls,
+        model: str | pathlib.Path = config_.RELEASED_MODEL,
+        *,
+        insightface_root: str = "~/.insightface",
+        **settings: Any,
     ) -> "Recognizer":
         """Load a released model by its name, or that of a workdir.
 
