@@ -167,7 +167,6 @@ def test_another_suffix_is_refused(workdir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--output=model.onnx"], ["--model"]),
         (["--model=MODEL"], ["--output", ".stablehlo"]),
         (["--model=MODEL", "--output=/proc/none/model.stablehlo"], ["--output", "another folder"]),
         (["--model=docs", "--output=model.onnx"], ["docs", "model.json"]),

@@ -266,7 +266,7 @@ def many(corpus: Corpus, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
         return {name: protocol["systems"] for name, protocol in results["protocols"].items()}
 
     monkeypatch.setattr(crossval, "execute", execute)
-    monkeypatch.setattr(crossval, "available", lambda: ["majority"])
+    monkeypatch.setattr(crossval, "available", lambda **_: ["majority"])
     return crossval_of
 
 

@@ -187,7 +187,6 @@ def test_a_journal_that_is_cut_anywhere_keeps_its_whole_blocks(tmp_path_factory,
     ("flags", "words"),
     [
         ([], ["--input"]),
-        (["--input=README.md"], ["--model"]),
         (["--input=nowhere", "--model=MODEL"], ["--input=nowhere"]),
         (["--input=README.md", "--model=voice-bass"], ["voice-bass", "workdir"]),
         (["--input=README.md", "--model=docs"], ["docs", "model.json"]),
