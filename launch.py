@@ -33,7 +33,8 @@ _MODE = flags.DEFINE_enum(
     "download: fetch the corpus; predict: judge --input by --model, and write timelines to --output; "
     "serve: a page in the browser for recordings and camera, judged by --model; "
     "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo; "
-    "release: train on every clip with the config of the cross-validation in --workdir, write the model to --output.",
+    "release: write the model of --workdir to --output: of a training whose test part is given, or, of a "
+    "cross-validation, one that is trained on every clip with its config.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."
@@ -41,7 +42,8 @@ _INPUT = flags.DEFINE_string(
 _MODEL = flags.DEFINE_string(
     "model",
     RELEASED_MODEL,
-    "For --mode=predict, serve and export: the name of a released model, or the workdir of a finished training.",
+    "For --mode=predict, serve and export: the name of a released model, the workdir of a finished training, or "
+    "VOICE+FACE, two that judge together (not for export).",
 )
 _OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
 _DISTRIBUTED = flags.DEFINE_string(
@@ -69,7 +71,8 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "release":
         if not _WORKDIR.value or not _OUTPUT.value:
             raise UserError(
-                "--mode=release needs --workdir=a finished cross-validation, and --output=the folder to write"
+                "--mode=release needs --workdir=a finished training or cross-validation, and --output=the folder to "
+                "write"
             )
         commands.release(pathlib.Path(_WORKDIR.value).absolute(), pathlib.Path(_OUTPUT.value).absolute())
         return

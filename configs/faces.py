@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.augment.crop_jitter = 0.12
     config.augment.erase = 0.3
     config.train.batch_size = 128
-    config.train.epochs = 24
+    config.train.epochs = 20
     config.train.learning_rate = 3e-3
     config.train.warmup_epochs = 1.0
     config.train.weight_decay = 1e-4

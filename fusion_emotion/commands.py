@@ -161,14 +161,21 @@ def _summarise(config: Config, workdir: pathlib.Path, folder: pathlib.Path, runs
     print(f"\n{summary.text(results)}\n\nresults: {workdir / summary.RESULTS}\nreport: {workdir / CROSSVAL}")
 
 
-def release(crossval: pathlib.Path, output: pathlib.Path) -> None:
-    """Train on every clip with the config of a finished cross-validation; write a model with its numbers and a card."""
+def release(workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Write a model with its numbers and a card: of a training whose test part is given, or of a cross-validation.
+
+    For a cross-validation it is trained on every clip with the same config.
+    """
     from fusion_emotion.experiments import release
     from fusion_emotion.models.weights import FOLDER
 
-    workdir = crossval / "everything"
-    train(release.config_of(crossval), workdir)
-    release.release(workdir / FOLDER, crossval, output)
+    if release.is_tested(workdir):
+        release.release_tested(workdir / FOLDER, workdir, output)
+        print(f"released: {output}")
+        return
+    everything = workdir / "everything"
+    train(release.config_of(workdir), everything)
+    release.release(everything / FOLDER, workdir, output)
     print(f"released: {output} (its numbers are the cross-validation's, not those above)")
 
 
@@ -214,8 +221,12 @@ def export(config: Config, *, model: str, output: pathlib.Path) -> None:
     """Write a trained model as one file, with its front end and its temperature, and check it against JAX."""
     from fusion_emotion.models.export import export_model
     from fusion_emotion.models.weights import load_model
+    from fusion_emotion.predict.recognizer import find
 
-    difference = export_model(load_model(model), output)
+    folders = find(model)
+    if len(folders) > 1:
+        raise UserError(f"--model={model} is two models that judge together: export each by itself")
+    difference = export_model(load_model(folders[0]), output)
     print(f"exported   {output}, probabilities within {difference:.1e} of JAX's; inputs and labels in {output}.json")
 
 

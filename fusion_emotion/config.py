@@ -219,7 +219,8 @@ FIELDS: dict[str, Field] = {
     "train.accumulate_steps": Field(1, whole(1, 10**4)),  # batches whose mean gradient makes one update
     "train.label_smoothing": Field(0.0, between(0, 1, "[)")),
     "train.class_weights": Field(False),  # weight each class's loss by the inverse of its share of training segments
-    # decay, a batch, of a moving average of the parameters, which is then evaluated; 0: off
+    # decay, a batch, of a moving average of the parameters, which is then evaluated; (1 + step) / (10 + step) if that
+    # is less; 0: off
     "train.ema_decay": Field(0.0, between(0, 1, "[)")),
     # the checkpoint to evaluate: of the best validation (UAR, then loss), or the last
     "train.choose": Field("best", one_of("best", "last")),

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from fusion_emotion.predict.recognizer import Recognizer
     from fusion_emotion.prepare.settings import Settings
 
-# What one test compiles, no other compiles again, nor do the processes that tests start.
-_compiled = tempfile.mkdtemp(prefix="compiled-")
-atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+# What one test compiles, no other compiles again: not in the other process of the run, nor in those that tests start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
 # Compilation takes most of the time. CI runs the slow tests and the main job with all optimizations.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 

@@ -133,7 +133,7 @@ def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, An
         "numbers": {
             "protocol": results["protocol"],
             "clips": test["clip"]["count"],
-            "speakers": len(results["parts"]["test"]["speakers"]),
+            "speakers": len({*results["parts"]["test"]["speakers"]} - {""}),  # "": not known
             **{name: test["clip"][name] for name in ("uar", "war", "macro_f1", "chance_uar")},
         },
     }
@@ -171,7 +171,9 @@ def chosen_by(data: Data, split: Mapping[str, Any], *, choose: str = "best") -> 
     """Describe what chose the checkpoint and what the test part is, in one sentence."""
     validation, unit = data.parts["validation"], data.protocol.unit
     n, fraction = f"{validation.n_clips} clips", f"{split['validation_fraction']:.1%} of the training {unit}s"
-    if unit == "speaker":
+    if data.protocol.given:
+        chosen_on = f"the validation part that the corpus's owners or a table name ({n});"
+    elif unit == "speaker":
         speakers = ", ".join(sorted(set(validation.speakers)))
         chosen_on = f"speakers {speakers} ({n}), whom neither training nor test holds;"
     elif unit == "segment":

@@ -1,6 +1,7 @@
-"""A model to give away: trained on every clip with a config whose cross-validation says how good it is.
+"""A model to give away, with its numbers and a card.
 
-The released model has no test part of its own. Its numbers, its temperature and its failures are those of the
+Where the owners of a corpus name its test part, the model is the one that was trained without it. Otherwise it is trained
+on every clip, and has no test part of its own: its numbers, its temperature and its failures are those of the
 cross-validation of the same config, in which each model was tested on people that it had not met.
 """
 
@@ -17,6 +18,7 @@ from fusion_emotion.corpora.protocols import PROTOCOLS
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import answers, statistics, table
 from fusion_emotion.evaluate.answers import PREDICTIONS
+from fusion_emotion.evaluate.answers import RESULTS as RUN_RESULTS
 from fusion_emotion.experiments.summary import RESULTS
 from fusion_emotion.files import atomic
 
@@ -56,6 +58,35 @@ def read(crossval: pathlib.Path) -> dict[str, Any]:
     return results
 
 
+def is_tested(workdir: pathlib.Path) -> bool:
+    """Return True for the workdir of a finished training whose test part is named by the corpus's owners or a table."""
+    try:
+        results = json.loads((workdir / RUN_RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    name = results["protocol"]["name"]
+    return name in PROTOCOLS and PROTOCOLS[name].given
+
+
+def release_tested(model: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Write the `model` of a finished training to `output`, with the numbers of its own test part and a card."""
+    results = json.loads((workdir / RUN_RESULTS).read_text(encoding="utf-8"))
+    test = results["test"]
+    about = json.loads((model / ABOUT).read_text(encoding="utf-8"))
+    intervals = test["intervals"] or {}
+    about["numbers"] |= {
+        "trained_on_clips": results["parts"]["train"]["clips"],
+        "uar_interval": intervals.get("uar"),
+        "recalls": dict(zip(results["label_names"], test["clip"]["recalls"], strict=True)),
+        "by": {},
+        "ece_after_temperature": (test["calibration"]["after"] or {}).get("ece"),
+        "commit": results["commit"],
+    }
+    about["numbers"]["protocol"] |= {"seeds": [results["seed"]]}
+    about["failures"] = _failures([workdir / PREDICTIONS], results["label_names"])
+    _write(output, about, model / WEIGHTS)
+
+
 def release(model: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -> None:
     """Write the trained `model` to `output`, with the numbers of a cross-validation and a card."""
     results = read(crossval)
@@ -72,6 +103,7 @@ def release(model: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -
             "seeds": protocol["seeds"],
         },
         "clips": protocol["clips"],
+        "trained_on_clips": protocol["clips"],
         "speakers": len(protocol["speakers"]),
         **{measure: network[measure]["pooled"] for measure in ("uar", "war", "macro_f1")},
         "uar_interval": network["uar"]["interval"],
@@ -81,10 +113,15 @@ def release(model: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -
         "ece_after_temperature": (network["calibration"]["after"] or {}).get("ece"),
         "commit": results["commit"],
     }
-    about["failures"] = _failures(crossval, results["label_names"])
+    paths = sorted(crossval.glob(f"*/fold-*-seed-*/{PREDICTIONS}"))
+    about["failures"] = _failures(paths, results["label_names"])
+    _write(output, about, model / WEIGHTS)
+
+
+def _write(output: pathlib.Path, about: Mapping[str, Any], weights: pathlib.Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with atomic(output / WEIGHTS) as partial:
-        shutil.copyfile(model / WEIGHTS, partial)
+        shutil.copyfile(weights, partial)
     with atomic(output / CARD) as partial:
         partial.write_text(card(output.name, about), encoding="utf-8")
     with atomic(output / ABOUT) as partial:
@@ -96,10 +133,10 @@ def _temperature(runs: Sequence[Mapping[str, Any]]) -> float:
     return float(np.exp(np.mean([np.log(run["temperature"]) for run in runs])))
 
 
-def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The wrong answers that the models were surest of, on people they had not met; one of an emotion at most."""
+def _failures(paths: Sequence[pathlib.Path], label_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The wrong answers of test parts that the models were surest of; one of an emotion at most."""
     wrong = []
-    for path in sorted(crossval.glob(f"*/fold-*-seed-*/{PREDICTIONS}")):
+    for path in paths:
         of_run = answers.read(path)
         probability = np.exp(statistics.apply_temperature(of_run.log_prob, 1.0))
         for clip in np.flatnonzero(of_run.predicted != of_run.true).tolist():
@@ -115,24 +152,22 @@ def _failures(crossval: pathlib.Path, label_names: Sequence[str]) -> list[dict[s
 def card(name: str, about: Mapping[str, Any]) -> str:
     """Return the model card, in Markdown."""
     numbers = about["numbers"]
-    interval = f" ({table.interval_text(numbers['uar_interval'])} for 95 % of resampled speakers)"
-    seeds = ", ".join(map(str, numbers["protocol"]["seeds"]))
     lines = [
         f"# {name}",
         "",
         f"Reads {about['modalities'].replace('+', ' and ')}; says one of {', '.join(about['label_names'])}.",
         "",
-        f"- **Trained on** {about['trained_on']}: all {numbers['clips']} clips of {numbers['speakers']} people.",
+        f"- **Trained on** {about['trained_on']}, {numbers['trained_on_clips']} clips{_of_people(numbers)}.",
         f"- **Licence** of the data, and so of the weights: {about['licence']}.",
-        f"- **How good**, on people it had not met: UAR {table.percent(numbers['uar'])}{interval}, right "
+        f"- **How good**, {_whom(numbers)}: UAR {table.percent(numbers['uar'])}{_interval(numbers)}, right "
         f"{table.percent(numbers['war'])}, chance {table.percent(numbers['chance_uar'])}. Protocol "
-        f"{numbers['protocol']['name']} ({numbers['protocol']['meaning']}), seeds {seeds}, models of the same "
-        f"config that were trained without the people they were tested on (commit {numbers['commit']}).",
+        f"{numbers['protocol']['name']} ({numbers['protocol']['meaning']}), seeds "
+        f"{', '.join(map(str, numbers['protocol']['seeds']))} (commit {numbers['commit']}).",
         f"- **Calibration**: expected calibration error {numbers['ece_after_temperature']:.3f} after temperature "
-        f"{about['temperature']:.2f}, the geometric mean of those fitted on validation speakers."
+        f"{about['temperature']:.2f}, fitted on validation parts."
         if numbers["ece_after_temperature"] is not None
         else "- **Calibration**: not measured.",
-        "- **Not for** decisions about people. It tells how an acted expression was labelled, not what a person feels; "
+        "- **Not for** decisions about people. It tells how an expression was labelled, not what a person feels; "
         "on ordinary recordings expect less. In the European Union inferring emotions at work or in education is "
         "prohibited (Regulation (EU) 2024/1689, Art. 5(1)(f)).",
         "",
@@ -155,3 +190,19 @@ def card(name: str, about: Mapping[str, Any]) -> str:
         for each in about["failures"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_people(numbers: Mapping[str, Any]) -> str:
+    return "" if not numbers["protocol"]["speaker_independent"] else f" of {numbers['speakers']} people"
+
+
+def _whom(numbers: Mapping[str, Any]) -> str:
+    if not numbers["protocol"]["speaker_independent"]:
+        return f"on {numbers['clips']} others, which may be of the same people"
+    return "on people not met, by models of the same config that were trained without them"
+
+
+def _interval(numbers: Mapping[str, Any]) -> str:
+    if not numbers["uar_interval"]:
+        return ""
+    return f" ({table.interval_text(numbers['uar_interval'])} for 95 % of resampled speakers)"

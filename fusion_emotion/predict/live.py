@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from fusion_emotion.predict.people import Look, People
 from fusion_emotion.predict.prediction import STEP_S, UNCERTAIN, softmax
 from fusion_emotion.predict.reader import Step
-from fusion_emotion.predict.windows import Examples, Model, Window
+from fusion_emotion.predict.windows import Examples, Judge, Window
 from fusion_emotion.prepare.media_errors import MediaError, reason
 from fusion_emotion.prepare.opening import DECODING
 from fusion_emotion.prepare.sound import channels_of
@@ -66,7 +66,7 @@ def is_live(source: str) -> bool:
 
 def moments(
     source: str | Readable,
-    model: Model,
+    model: Judge,
     people: People,
     *,
     smoothing_s: float,
@@ -93,12 +93,12 @@ def moments(
 class _Judge:
     """Averages over the past, and chooses whom the voice is given to."""
 
-    def __init__(self, model: Model, smoothing_s: float, uncertain_below: float):
+    def __init__(self, model: Judge, smoothing_s: float, uncertain_below: float):
         self._model, self._uncertain_below = model, uncertain_below
         self._keep = math.exp(-STEP_S / smoothing_s) if smoothing_s else 0.0
         self._weights: dict[int, float] = {}
         self._mean: Float[np.ndarray, "classes"] | None = None
-        self._temperature = float(model.loaded.about["temperature"])
+        self._temperature = float(model.about["temperature"])
 
     def __call__(self, window: Window, looks: list[Look], lag_s: float) -> Moment:
         self._weights = {one: _MEMORY * weight for one, weight in self._weights.items() if weight > 1e-3}
@@ -112,7 +112,7 @@ class _Judge:
         modalities = "none" if said is None else "audio"
         if said is not None and person is not None:
             modalities = "audio+video" if person in window.both else "video"
-        names = self._model.loaded.label_names
+        names = self._model.label_names
         mean = np.full(len(names), np.nan) if said is None or self._mean is None else self._mean
         share = softmax(mean / self._temperature)
         sure = float(share.max())

@@ -8,20 +8,21 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fusion_emotion import config as config_
 from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
+from fusion_emotion.predict.joint import Joint, told
 from fusion_emotion.predict.journal import Journal, Memory, Row
 from fusion_emotion.predict.live import Moment, Readable, moments
 from fusion_emotion.predict.notice import notice
 from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import STEP_S, Prediction, Timeline, warnings_of
 from fusion_emotion.predict.reader import Reader
-from fusion_emotion.predict.windows import Model, windows
+from fusion_emotion.predict.windows import Judge, Model, windows
 from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.detectors import create_detector
 from fusion_emotion.prepare.media import check_whole
@@ -39,16 +40,16 @@ Progress = Callable[[int], None]  # called with the number of steps done
 
 
 class Recognizer:
-    """A model with its face detector; compiled at first use. It keeps nothing of what it has judged."""
+    """A model, or two that judge together, with a face detector; it keeps nothing of what it has judged."""
 
-    def __init__(self, folder: pathlib.Path, settings: Mapping[str, Any], run: Mapping[str, Any]):
-        self._model = Model(load_model(folder))
-        self.label_names = self._model.loaded.label_names
-        self.about = self._model.loaded.about
+    def __init__(self, folders: Sequence[pathlib.Path], settings: Mapping[str, Any], run: Mapping[str, Any]):
+        models = [Model(load_model(folder)) for folder in folders]
+        self._model: Judge = Joint(*models) if len(models) == 2 else models[0]
+        self.label_names, self.about = self._model.label_names, self._model.about
         self.settings = dict(settings)
         self._run = run
-        digest = hashlib.sha256((folder / ABOUT).read_bytes() + (folder / WEIGHTS).read_bytes())
-        self._digest = digest.hexdigest()
+        contents = [(folder / name).read_bytes() for folder in folders for name in (ABOUT, WEIGHTS)]
+        self._digest = hashlib.sha256(b"".join(contents)).hexdigest()
         self._detector: Any = None
 
     @classmethod
@@ -59,7 +60,7 @@ class Recognizer:
         insightface_root: str = "~/.insightface",
         **settings: Any,
     ) -> "Recognizer":
-        """Load a released model by its name, or that of a workdir.
+        """Load a released model by its name, or that of a workdir, or "VOICE+FACE", two that judge together.
 
         `settings` are fields of the section `predict` of `fusion_emotion/config.py`. Raises UserError.
         """
@@ -108,7 +109,7 @@ class Recognizer:
         `options` are libav's of the protocol. Pictures that cannot be looked at in time are dropped. Ends with the
         stream. Raises UserError if it cannot be opened, or stalls.
         """
-        model = Model(self._model.loaded, batch_size=4)
+        model = self._model.with_batch_size(4)
         settings = dataclasses.replace(self._preparation, detect_every=1)
         people = People(settings, self._finder() if model.sees else None, ahead=0)
         chosen = {name: self.settings[name] for name in ("smoothing_s", "uncertain_below")}
@@ -189,7 +190,7 @@ class Recognizer:
             people=tuple(people),
             n_steps=timeline.n_steps,
             about=reader.about,
-            model={**{name: self.about[name] for name in _TOLD if name in self.about}, "sha256": self._digest},
+            model={**told(self.about), "sha256": self._digest},
             settings={**self.settings, "temperature": shape["temperature"], "window_s": self._model.n_frames * STEP_S},
             warnings=tuple(warnings),
             notice=notice(self.about),
@@ -198,7 +199,7 @@ class Recognizer:
     @functools.cached_property
     def _preparation(self) -> Settings:
         """Preparation as the model was trained with, and the detector that was asked for."""
-        config = config_.completed({"prepare": dict(self._model.loaded.config["prepare"]), "run": dict(self._run)})
+        config = config_.completed({"prepare": dict(self._model.prepare), "run": dict(self._run)})
         detector = self.settings["detector"]
         if config["prepare"]["detector"] == "none":  # trained on crops: a film has whole frames
             detector = detector or "insightface"
@@ -212,19 +213,28 @@ class Recognizer:
         return self._detector
 
 
-_TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "label_names")
+_TOGETHER = {"av-base": "voice-base+face-base"}
 
 
-def find(name: str) -> pathlib.Path:
-    """Return the folder of a model by the name of a released one, or the path of a workdir. Raises UserError."""
+def find(name: str) -> tuple[pathlib.Path, ...]:
+    """Return the folder of a model by the name of a released one, or the path of a workdir; two for "VOICE+FACE".
+
+    Raises UserError.
+    """
     weights = pathlib.Path(str(importlib.resources.files("fusion_emotion"))) / "released"
-    released = sorted(path.name for path in weights.iterdir()) if weights.is_dir() else []
+    released = {path.name for path in weights.iterdir()} if weights.is_dir() else set()
+    together = {short for short, both in _TOGETHER.items() if released.issuperset(both.split("+"))}
     if name in released:
-        return weights / name
-    if not pathlib.Path(name).expanduser().exists():
-        there = f"one of {', '.join(released)}" if released else "no model is released yet"
-        raise UserError(f"model {name!r} is unknown: give the workdir of a finished training ({there})")
-    return model_folder(pathlib.Path(name).expanduser())
+        return (weights / name,)
+    if name in together:
+        return find(_TOGETHER[name])
+    path = pathlib.Path(name).expanduser()
+    if path.exists():
+        return (model_folder(path),)
+    if name.count("+") == 1 and all(name.split("+")):
+        return tuple(folder for part in name.split("+") for folder in find(part))
+    there = f"one of {', '.join(sorted(released | together))}" if released else "no model is released yet"
+    raise UserError(f"--model={name} is unknown: give the workdir of a finished training ({there})")
 
 
 def _versions() -> dict[str, str]:

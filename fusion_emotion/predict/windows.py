@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -38,11 +38,12 @@ class Model:
     """A loaded model, compiled for batches of so many windows."""
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int = 32):
-        self.loaded, self._batch_size = loaded, batch_size
-        self.modalities = loaded.config["model"]["modalities"].split("+")
+        self._loaded, self._batch_size = loaded, batch_size
+        self.about, self.label_names, self.prepare = loaded.about, loaded.label_names, loaded.config["prepare"]
+        modalities = loaded.config["model"]["modalities"].split("+")
         self.n_frames = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
-        self.face_size = int(loaded.config["prepare"]["face_size"])
-        self.sees, self.hears = "video" in self.modalities, "audio" in self.modalities
+        self.face_size = int(self.prepare["face_size"])
+        self.sees, self.hears = "video" in modalities, "audio" in modalities
 
         @jax.jit
         def log_prob(variables: Any, batch: Batch) -> jax.Array:
@@ -51,9 +52,13 @@ class Model:
 
         self._log_prob = functools.partial(log_prob, jax.device_put(dict(loaded.variables)))
 
+    def with_batch_size(self, batch_size: int) -> "Model":
+        """The same model, compiled for another number of windows."""
+        return Model(self._loaded, batch_size=batch_size)
+
     def warm_up(self) -> None:
         """Compile."""
-        spec = batch_spec(self.loaded.config)
+        spec = batch_spec(self._loaded.config)
         self([{name: np.zeros(field.shape[1:], field.dtype) for name, field in spec.items()}])
 
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
@@ -64,11 +69,32 @@ class Model:
             filled = chosen + chosen[:1] * (self._batch_size - len(chosen))
             batch = {name: np.stack([example[name] for example in filled]) for name in chosen[0]}
             parts.append(np.asarray(self._log_prob(batch))[: len(chosen)])
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.loaded.label_names)), np.float32)
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.label_names)), np.float32)
+
+
+class Judge(Protocol):
+    """What judges windows: a `Model`, or two as one (`joint.Joint`)."""
+
+    about: Mapping[str, Any]
+    label_names: tuple[str, ...]
+    prepare: Mapping[str, Any]  # how the faces were prepared in training
+    n_frames: int  # of a window
+    face_size: int
+    sees: bool
+    hears: bool
+
+    def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
+        """The log-probabilities of examples."""
+
+    def warm_up(self) -> None:
+        """Compile."""
+
+    def with_batch_size(self, batch_size: int) -> "Judge":
+        """The same, compiled for another number of windows."""
 
 
 def windows(
-    looks: Iterable[Look], model: Model, *, everyone: bool = False, first: int = 0, skip: int = 0
+    looks: Iterable[Look], model: Judge, *, everyone: bool = False, first: int = 0, skip: int = 0
 ) -> Iterator[list[Window]]:
     """Yield the windows of a film in blocks of 5 s; one begins at each step that leaves room for a whole one.
 
@@ -104,7 +130,7 @@ def windows(
 class Examples:
     """Collects the examples of a block of windows, and runs the model on them together."""
 
-    def __init__(self, model: Model, everyone: bool):
+    def __init__(self, model: Judge, everyone: bool):
         self._model, self._everyone = model, everyone
         self.pending: list[dict[str, Any]] = []
         self._batch: list[Batch] = []
@@ -125,16 +151,16 @@ class Examples:
         wanted: list[tuple[str, int]] = []
         if len(sound):
             wanted.append(("voice", -1))
-            self._batch.append(self._example(None, sound, n_frames))
+            self._batch.append(example(self._model, None, sound, n_frames))
         for person in people:
             faces = self._faces(looks, step - base, n_frames, person)
             if len(sound):
                 wanted.append(("both", person))
-                self._batch.append(self._example(faces, sound, n_frames))
+                self._batch.append(example(self._model, faces, sound, n_frames))
             # The voice is the main person's, who is known at the end: everyone else is judged by the face.
             if self._everyone or not len(sound):
                 wanted.append(("face", person))
-                self._batch.append(self._example(faces, sound[:0], n_frames))
+                self._batch.append(example(self._model, faces, sound[:0], n_frames))
         heard = [self._heard[number] for number in range(step, step + n_frames) if number in self._heard]
         found = {person: sum(person in look.people for look in inside) / n_frames for person in people}
         self.pending.append(
@@ -169,20 +195,26 @@ class Examples:
         crops = [sight.crop for i in nearest[offset : offset + n_frames] if (sight := seen[i])]
         return np.stack(crops), np.array([sight is not None for sight in seen[offset : offset + n_frames]])
 
-    def _example(self, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray, n_frames: int) -> Batch:
-        """Return an example of the network's contract (`models.batch`), padded to the model's window."""
-        n, side = self._model.n_frames, self._model.face_size
-        crops, found = faces or (np.zeros((n_frames, side, side, 3), np.uint8), np.zeros(n_frames, bool))
-        padding = n - n_frames
-        return {
-            "faces": np.concatenate([crops, np.repeat(crops[-1:], padding, axis=0)]),
-            "face_found": np.pad(found, (0, padding)),
-            "n_frames": np.int32(n_frames),
-            "waveform": np.pad(sound, (0, n * SAMPLES_PER_FRAME - len(sound))),
-            "n_samples": np.int32(max(1, len(sound))),
-            "has_video": np.bool_(found.any()),
-            "has_audio": np.bool_(len(sound) > 0),
-            "label": np.int32(0),
-            "clip": np.int32(0),
-            "mask": np.bool_(True),
-        }
+
+def example(
+    model: Judge, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray, n_frames: int
+) -> Batch:
+    """Return an example of the network's contract (`models.batch`), padded to the model's window.
+
+    `faces` are the crops [n_frames, S, S, 3] and where there is one [n_frames]; None: no picture.
+    """
+    n, side = model.n_frames, model.face_size
+    crops, found = faces or (np.zeros((n_frames, side, side, 3), np.uint8), np.zeros(n_frames, bool))
+    padding = n - n_frames
+    return {
+        "faces": np.concatenate([crops, np.repeat(crops[-1:], padding, axis=0)]),
+        "face_found": np.pad(found, (0, padding)),
+        "n_frames": np.int32(n_frames),
+        "waveform": np.pad(sound, (0, n * SAMPLES_PER_FRAME - len(sound))),
+        "n_samples": np.int32(max(1, len(sound))),
+        "has_video": np.bool_(found.any()),
+        "has_audio": np.bool_(len(sound) > 0),
+        "label": np.int32(0),
+        "clip": np.int32(0),
+        "mask": np.bool_(True),
+    }

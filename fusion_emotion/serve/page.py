@@ -14,7 +14,7 @@ from typing import Any
 
 from fusion_emotion.errors import UserError
 from fusion_emotion.pages.timeline import COLOURS
-from fusion_emotion.predict.notice import notice
+from fusion_emotion.predict.notice import models, notice, score, whom
 from fusion_emotion.predict.recognizer import Recognizer
 from fusion_emotion.serve.desk import MEDIA, Desk
 
@@ -155,23 +155,18 @@ def build(desk: Desk, recognizer: Recognizer, max_upload_mb: int) -> Any:
 
 def card(about: Mapping[str, Any]) -> str:
     """Return the card of a model, whose model.json is `about`, and its notice."""
-    numbers = about["numbers"]
-    protocol = numbers["protocol"]
-    met = "people it had not met" if protocol["speaker_independent"] else "people who were in training too"
-    uar = f"{numbers['uar']:.1%} (chance {numbers['chance_uar']:.1%})"
-    rows = {
-        "trained on": about["trained_on"],
-        "reads": about["modalities"].replace("+", " and "),
-        "tells apart": ", ".join(about["label_names"]),
-        "UAR, the mean recall": f"{uar}, on {numbers['clips']} clips of {numbers['speakers']} {met}",
-        "protocol": f"{protocol['name']}, fold {protocol['fold']}",
-        "licence of the data": about["licence"],
-        "made": " ".join(str(about[name])[:10] for name in ("date", "commit") if about.get(name)),
-    }
+    rows = [("tells apart", ", ".join(about["label_names"]))]
+    for model in models(about):
+        numbers = model["numbers"]
+        rows += [
+            ("reads", model["modalities"].replace("+", " and ")),
+            ("trained on", model["trained_on"]),
+            ("how good", f"{score(numbers)} on {whom(numbers)}"),
+            ("licence of the data", model["licence"]),
+            ("made", " ".join(str(model[name])[:10] for name in ("date", "commit") if model.get(name))),
+        ]
     lines = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
-        for name, value in rows.items()
-        if value
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>" for name, value in rows if value
     )
     return f'<div class="fe-card"><h2>The model</h2><table>{lines}</table><p>{html.escape(notice(about))}</p></div>'
 

@@ -134,6 +134,8 @@ def train_step(
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    # The decay begins small, or the first parameters would weigh on the average for many epochs.
+    decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
     fresh = state.step % options.row_steps == 0
     sums = jax.tree.map(lambda before, now: jnp.where(fresh, 0, before) + now, state.sums, sums)
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in (*jax.tree.leaves(grads), sums.loss)])
@@ -142,7 +144,7 @@ def train_step(
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        average=optax.incremental_update(params, state.average, 1 - options.ema_decay) if state.average else {},
+        average=optax.incremental_update(params, state.average, 1 - decay) if state.average else {},
         sums=sums,
     )
     return state, Report(sums, finite, stop)

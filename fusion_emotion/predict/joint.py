@@ -1,0 +1,130 @@
+"""A model of voices and a model of single faces that judge together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from fusion_emotion.corpora import labels
+from fusion_emotion.errors import UserError
+from fusion_emotion.models.batch import Batch
+from fusion_emotion.predict.prediction import softmax
+from fusion_emotion.predict.windows import Model, example
+
+_SHARED = "basic7"  # the labels of two models that have not the same ones
+_LEAST = 1e-6  # probability
+_TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "parts", "label_names")
+
+
+class Joint:
+    """Two models as one: the mean of their calibrated log-probabilities.
+
+    A voice counts fully, a face by the share of the window's steps in which it was found. Where one is missing the
+    other answers alone. A face is judged once, though it is in many windows. Raises UserError for models that do not
+    fit each other.
+    """
+
+    sees = hears = True
+
+    def __init__(self, voice: Model, face: Model):
+        if not voice.hears or voice.sees or not face.sees or face.hears or face.n_frames != 1:
+            raise UserError("two models judge together if the first hears only, and the second sees single faces only")
+        shared = labels.parse(_SHARED)
+        if voice.label_names == face.label_names:
+            shared = labels.own_labels(voice.label_names)
+        self._voice, self._face = voice, face
+        self._of_voice, self._of_face = (_places(model.label_names, shared) for model in (voice, face))
+        self.label_names = shared.names
+        self.prepare, self.face_size, self.n_frames = face.prepare, face.face_size, voice.n_frames
+        self.about = _about(voice.about, face.about, self.label_names)
+        self._said: dict[bytes, Float[np.ndarray, "classes"]] = {}  # of the faces of the newest examples
+
+    def with_batch_size(self, batch_size: int) -> "Joint":
+        """The same models, compiled for another number of windows."""
+        return Joint(self._voice.with_batch_size(batch_size), self._face.with_batch_size(batch_size))
+
+    def warm_up(self) -> None:
+        """Compile."""
+        self._voice.warm_up()
+        self._face.warm_up()
+
+    def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
+        """The log-probabilities of examples."""
+        if not examples:
+            return np.zeros((0, len(self.label_names)), np.float32)
+        by_voice, by_face = self._voices(examples), self._faces(examples)
+        heard = np.array([float(one["has_audio"]) for one in examples])
+        found = np.array([one["face_found"].sum() / one["n_frames"] for one in examples])
+        total = np.maximum(heard + found, np.finfo(float).tiny)[:, None]
+        mean = (heard[:, None] * by_voice + found[:, None] * by_face) / total
+        return _log(softmax(mean)).astype(np.float32)
+
+    def _voices(self, examples: Sequence[Batch]) -> Float[np.ndarray, "n labels"]:
+        """What the voice says, zero where there is none; a sound that several faces are judged with is heard once."""
+        heard = [one["waveform"][: int(one["n_samples"])] if one["has_audio"] else None for one in examples]
+        keys = [None if sound is None else sound.tobytes() for sound in heard]
+        sounds = {
+            key: example(self._voice, None, sound, int(one["n_frames"]))
+            for key, sound, one in zip(keys, heard, examples, strict=True)
+            if key is not None and sound is not None
+        }
+        said = dict(zip(sounds, _calibrated(self._voice, list(sounds.values()), self._of_voice), strict=True))
+        nothing = np.zeros(len(self.label_names))
+        return np.stack([nothing if key is None else said[key] for key in keys])
+
+    def _faces(self, examples: Sequence[Batch]) -> Float[np.ndarray, "n labels"]:
+        """What the faces of each window say in the mean, zero where there is none."""
+        keys: list[list[bytes]] = []
+        new: dict[bytes, Batch] = {}
+        for one in examples:
+            found = [crop for crop, is_found in zip(one["faces"], one["face_found"], strict=True) if is_found]
+            keys.append([crop.tobytes() for crop in found])
+            for key, crop in zip(keys[-1], found, strict=True):
+                if key not in self._said and key not in new:
+                    new[key] = example(self._face, (crop[None], np.ones(1, bool)), np.zeros(0, np.int16), 1)
+        said = dict(zip(new, _calibrated(self._face, list(new.values()), self._of_face), strict=True))
+        self._said = {key: said[key] if key in said else self._said[key] for of_one in keys for key in of_one}
+        nothing = np.zeros(len(self.label_names))
+        return np.stack([np.mean([self._said[k] for k in of_one], axis=0) if of_one else nothing for of_one in keys])
+
+
+def _places(names: Sequence[str], shared: labels.Labels) -> Bool[np.ndarray, "own shared"]:
+    """Return which of a model's labels count as which shared one. Raises UserError if a shared one has none."""
+    places = np.array([[shared.of(name) == label for label in range(len(shared.names))] for name in names])
+    if lacking := [name for name, there in zip(shared.names, places.any(axis=0), strict=True) if not there]:
+        raise UserError(f"a model that says {', '.join(names)} cannot judge with another: it lacks {lacking[0]}")
+    return places
+
+
+def _calibrated(
+    model: Model, examples: list[Batch], places: Bool[np.ndarray, "own shared"]
+) -> Float[np.ndarray, "n shared"]:
+    """Return the log-probabilities of the shared labels, after the model's temperature."""
+    return _log(softmax(model(examples) / float(model.about["temperature"])) @ places)
+
+
+def _log(probability: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    kept = np.maximum(probability, _LEAST)
+    return np.log(kept / kept.sum(axis=-1, keepdims=True))
+
+
+def _about(voice: Mapping[str, Any], face: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, Any]:
+    """Return what model.json would say of the two."""
+    return {
+        "label_names": list(label_names),
+        "modalities": "audio+video",
+        "trained_on": f"{voice['trained_on']} (the voice) and {face['trained_on']} (the face)",
+        "licence": f"{voice['licence']} (the voice); {face['licence']} (the face)",
+        "temperature": 1.0,
+        "training": {
+            "loudness_dbfs": voice.get("training", {}).get("loudness_dbfs"),
+            "face_px": face.get("training", {}).get("face_px"),
+        },
+        "parts": {name: told(part) for name, part in (("voice", voice), ("face", face))},
+    }
+
+
+def told(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a prediction tells of its model, whose model.json is `about`."""
+    return {name: about[name] for name in _TOLD if name in about}
