@@ -29,7 +29,7 @@ ABOUT = {
 }
 
 
-def model(workdir: pathlib.Path, **changes: Any) -> pathlib.Path:
+def model(workdir: pathlib.Path, *, about: Mapping[str, Any] = ABOUT, **changes: Any) -> pathlib.Path:
     """The workdir of a model with random weights; `changes` name fields with two underscores for a dot."""
     values = {"prepare__face_size": 32, "prepare__detector": "centerface", **changes}
     given = config_.dotted(config_.defaults().to_dict()) | {k.replace("__", "."): v for k, v in values.items()}
@@ -41,7 +41,7 @@ def model(workdir: pathlib.Path, **changes: Any) -> pathlib.Path:
     louder = jax.tree_util.tree_map_with_path(
         lambda path, x: x * 8 if "Dense_0" in str(path[1]) else x, dict(variables)
     )
-    save_model(workdir / FOLDER, louder, config, ABOUT)
+    save_model(workdir / FOLDER, louder, config, about)
     return workdir
 
 

@@ -19,7 +19,7 @@ ARROWS = {
     "evaluate": {"corpora", "input", "models", "prepare.records", "train"},
     "experiments": {"corpora", "evaluate", "input", "prepare.records", "train.writer"},
     "analyse": {"corpora", "evaluate", "input", "models", "prepare.records", "train.devices"},
-    "predict": {"corpora.clip", "evaluate.table", "models", "pages.timeline", "prepare"},
+    "predict": {"corpora.clip", "corpora.labels", "evaluate.table", "models", "pages.timeline", "prepare"},
     "serve": {"corpora.sample", "pages.timeline", "predict", "prepare.media_errors"},
     "pages": {
         *("corpora", "input", "models.batch", "models.frontend", "models.strip", "prepare.records"),

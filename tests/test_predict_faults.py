@@ -288,12 +288,12 @@ def test_a_full_disk(hearing, tmp_path, small_disk, capsys):
 
 
 def test_an_unknown_model_lists_those_there_are(tmp_path, monkeypatch):
-    for name in ("voice-base", "av-base"):
+    for name in ("voice-base", "face-base"):
         (tmp_path / "released" / name).mkdir(parents=True)
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
-    with pytest.raises(UserError, match=r"'voice-bass' is unknown.*one of av-base, voice-base"):
+    with pytest.raises(UserError, match=r"--model=voice-bass is unknown.*one of av-base, face-base, voice-base"):
         find("voice-bass")
-    assert find("av-base") == tmp_path / "released" / "av-base"
+    assert find("voice-base") == (tmp_path / "released" / "voice-base",)
 
 
 @pytest.mark.parametrize("progressed", [0, 1, 2])

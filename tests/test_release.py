@@ -57,3 +57,29 @@ def test_a_released_model_has_all_clips_and_the_numbers_of_the_cross_validation(
     assert failures[0]["clip"] in card
     assert f"{100 * numbers['uar']:.1f}% UAR" in notice(released.about)
     assert json.loads((tmp_path / "voice-tiny" / "model.json").read_text())["trained_on"] == "RAVDESS"
+
+
+def test_a_model_whose_test_part_is_given_is_released_with_its_own_numbers(tmp_path: pathlib.Path) -> None:
+    records = tiny.write(tmp_path / "records")
+    workdir, output = tmp_path / "run", tmp_path / "face-tiny"
+    run = Tiny.of(records, model__modalities="audio", split__protocol="random", train__epochs=1)
+    run.train(workdir)
+    run.evaluate(workdir)
+    assert not release.is_tested(workdir)
+    assert not release.is_tested(tmp_path / "nowhere")
+    results = json.loads((workdir / "results.json").read_text())
+    results["protocol"]["name"] = "given_takes"
+    (workdir / "results.json").write_text(json.dumps(results))
+    assert release.is_tested(workdir)
+    release.release_tested(workdir / "model", workdir, output)
+    released = load_model(output)
+    np.testing.assert_array_equal(
+        *(model.variables["params"]["Dense_0"]["kernel"] for model in (released, load_model(workdir)))
+    )
+    numbers, clip = released.about["numbers"], results["test"]["clip"]
+    assert (numbers["uar"], numbers["war"], numbers["clips"]) == (clip["uar"], clip["war"], clip["count"])
+    assert numbers["trained_on_clips"] == results["parts"]["train"]["clips"]
+    assert released.about["temperature"] == results["test"]["calibration"]["temperature"]
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"{clip['count']} others, which may be of the same people: UAR {100 * clip['uar']:.1f} %" in card
+    assert "None" not in card

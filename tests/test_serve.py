@@ -156,7 +156,13 @@ def test_a_live_stream_with_a_gap_ends_with_one_line(desk, stream):
 
 def test_the_card_has_the_numbers_the_licence_and_the_notice():
     shown = page.card({**predict_kit.ABOUT, "trained_on": "a <corpus>"})
-    for words in ("a &lt;corpus&gt;", "50.0% (chance 12.5%), on 32 clips of 2 people it had not met", "kfold", "CC0"):
+    for words in (
+        "a &lt;corpus&gt;",
+        "50.0% UAR",
+        "chance 12.5%) on 32 clips of 2 people it had not met",
+        "kfold",
+        "CC0",
+    ):
         assert words in shown
     assert "do not say what a person feels" in shown
 

@@ -1,7 +1,7 @@
 """A model to give away, with its numbers and a card.
 
-Where the owners of a corpus name its test part, the model is the one that was trained without it. Otherwise it is trained
-on every clip, and has no test part of its own: its numbers, its temperature and its failures are those of the
+Where the owners of a corpus name its test part, the model is the one that was trained without it. Otherwise it is
+trained on every clip, and has no test part of its own: its numbers, its temperature and its failures are those of the
 cross-validation of the same config, in which each model was tested on people that it had not met.
 """
 

@@ -13,7 +13,7 @@ from fusion_emotion.predict.prediction import softmax
 from fusion_emotion.predict.windows import Model, example
 
 _SHARED = "basic7"  # the labels of two models that have not the same ones
-_LEAST = 1e-6  # probability
+_LEAST = 1e-12  # probability
 _TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "parts", "label_names")
 
 
@@ -37,7 +37,7 @@ class Joint:
         self._of_voice, self._of_face = (_places(model.label_names, shared) for model in (voice, face))
         self.label_names = shared.names
         self.prepare, self.face_size, self.n_frames = face.prepare, face.face_size, voice.n_frames
-        self.about = _about(voice.about, face.about, self.label_names)
+        self.about: Mapping[str, Any] = _about(voice.about, face.about, self.label_names)
         self._said: dict[bytes, Float[np.ndarray, "classes"]] = {}  # of the faces of the newest examples
 
     def with_batch_size(self, batch_size: int) -> "Joint":
@@ -92,7 +92,7 @@ class Joint:
 def _places(names: Sequence[str], shared: labels.Labels) -> Bool[np.ndarray, "own shared"]:
     """Return which of a model's labels count as which shared one. Raises UserError if a shared one has none."""
     places = np.array([[shared.of(name) == label for label in range(len(shared.names))] for name in names])
-    if lacking := [name for name, there in zip(shared.names, places.any(axis=0), strict=True) if not there]:
+    if lacking := [name for label, name in enumerate(shared.names) if not places[:, label].any()]:
         raise UserError(f"a model that says {', '.join(names)} cannot judge with another: it lacks {lacking[0]}")
     return places
 
@@ -101,7 +101,7 @@ def _calibrated(
     model: Model, examples: list[Batch], places: Bool[np.ndarray, "own shared"]
 ) -> Float[np.ndarray, "n shared"]:
     """Return the log-probabilities of the shared labels, after the model's temperature."""
-    return _log(softmax(model(examples) / float(model.about["temperature"])) @ places)
+    return _log(softmax(model(examples).astype(float) / float(model.about["temperature"])) @ places)
 
 
 def _log(probability: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
@@ -121,10 +121,10 @@ def _about(voice: Mapping[str, Any], face: Mapping[str, Any], label_names: Seque
             "loudness_dbfs": voice.get("training", {}).get("loudness_dbfs"),
             "face_px": face.get("training", {}).get("face_px"),
         },
-        "parts": {name: told(part) for name, part in (("voice", voice), ("face", face))},
+        "parts": {name: described(part) for name, part in (("voice", voice), ("face", face))},
     }
 
 
-def told(about: Mapping[str, Any]) -> dict[str, Any]:
+def described(about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a prediction tells of its model, whose model.json is `about`."""
     return {name: about[name] for name in _TOLD if name in about}

@@ -15,7 +15,7 @@ from fusion_emotion import config as config_
 from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
-from fusion_emotion.predict.joint import Joint, told
+from fusion_emotion.predict.joint import Joint, described
 from fusion_emotion.predict.journal import Journal, Memory, Row
 from fusion_emotion.predict.live import Moment, Readable, moments
 from fusion_emotion.predict.notice import notice
@@ -190,7 +190,7 @@ class Recognizer:
             people=tuple(people),
             n_steps=timeline.n_steps,
             about=reader.about,
-            model={**told(self.about), "sha256": self._digest},
+            model={**described(self.about), "sha256": self._digest},
             settings={**self.settings, "temperature": shape["temperature"], "window_s": self._model.n_frames * STEP_S},
             warnings=tuple(warnings),
             notice=notice(self.about),

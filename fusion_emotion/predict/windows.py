@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -72,6 +72,7 @@ class Model:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.label_names)), np.float32)
 
 
+@runtime_checkable
 class Judge(Protocol):
     """What judges windows: a `Model`, or two as one (`joint.Joint`)."""
 
@@ -196,9 +197,7 @@ class Examples:
         return np.stack(crops), np.array([sight is not None for sight in seen[offset : offset + n_frames]])
 
 
-def example(
-    model: Judge, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray, n_frames: int
-) -> Batch:
+def example(model: Judge, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray, n_frames: int) -> Batch:
     """Return an example of the network's contract (`models.batch`), padded to the model's window.
 
     `faces` are the crops [n_frames, S, S, 3] and where there is one [n_frames]; None: no picture.

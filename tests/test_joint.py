@@ -1,0 +1,161 @@
+"""A model of voices and a model of faces that judge together."""
+
+import importlib.resources
+import json
+
+import numpy as np
+import pytest
+
+import predict_kit
+from films import OneFace, film
+from fusion_emotion import Recognizer, commands
+from fusion_emotion import config as config_
+from fusion_emotion.corpora import labels
+from fusion_emotion.errors import UserError
+from fusion_emotion.models.weights import load_model
+from fusion_emotion.predict.joint import Joint
+from fusion_emotion.predict.prediction import softmax
+from fusion_emotion.predict.recognizer import find
+from fusion_emotion.predict.windows import Model, example
+
+FACE_LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised", "contempt")
+BASIC7 = labels.parse("basic7").names
+N_FRAMES, SIDE = 5, 32
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The workdirs of a model of voices and of one of faces, with random weights."""
+    root = tmp_path_factory.mktemp("models")
+    numbers = {**predict_kit.ABOUT["numbers"], "uar": 0.75, "speakers": 0}
+    face = {**predict_kit.ABOUT, "label_names": FACE_LABELS, "modalities": "video", "temperature": 2.0}
+    face |= {"trained_on": "pictures", "numbers": numbers}
+    voice = {**predict_kit.ABOUT, "modalities": "audio"}
+    return (
+        predict_kit.model(root / "voice", about=voice, model__modalities="audio"),
+        predict_kit.model(
+            root / "face",
+            about=face,
+            model__modalities="video",
+            model__strip_network="face",
+            segment__seconds=0.2,
+            segment__hop_s=0.2,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return tuple(Model(load_model(folder), batch_size=4) for folder in folders)
+
+
+def faces_and_sound(seed=0):
+    random = np.random.default_rng(seed)
+    faces = random.integers(0, 256, (N_FRAMES, SIDE, SIDE, 3), np.uint8)
+    return faces, (3000 * random.standard_normal(16_000)).astype(np.int16)
+
+
+def by_hand(probability, names):
+    """The probabilities of `BASIC7` from those of a model's labels: calm is neutral, contempt has no place."""
+    places = {"calm": "neutral"}
+    sums = dict.fromkeys(BASIC7, 0.0)
+    for name, value in zip(names, probability, strict=True):
+        if name != "contempt":
+            sums[places.get(name, name)] += float(value)
+    values = np.array(list(sums.values()))
+    return values / values.sum()
+
+
+def test_the_mean_of_calibrated_log_probabilities_by_the_share_of_faces(models):
+    voice, face = models
+    joint = Joint(voice, face)
+    crops, sound = faces_and_sound()
+    found = np.array([True, False, True, True, False])
+    seen, nothing = (crops, found), np.zeros(0, np.int16)
+    told = joint(
+        [
+            example(joint, seen, sound, N_FRAMES),
+            example(joint, seen, nothing, N_FRAMES),
+            example(joint, None, sound, N_FRAMES),
+        ]
+    )
+    heard = by_hand(softmax(voice([example(voice, None, sound, N_FRAMES)])[0] / 0.5), voice.label_names)
+    alone = [
+        by_hand(softmax(face([example(face, (crop[None], np.ones(1, bool)), nothing, 1)])[0] / 2.0), FACE_LABELS)
+        for crop in crops[found]
+    ]
+    looked = np.log(alone).mean(axis=0)
+    np.testing.assert_allclose(softmax(told[0]), softmax((np.log(heard) + 0.6 * looked) / 1.6), atol=1e-5)
+    np.testing.assert_allclose(softmax(told[1]), softmax(looked), atol=1e-5)
+    np.testing.assert_allclose(softmax(told[2]), heard, atol=1e-5)
+    assert joint.label_names == BASIC7
+    assert joint([]).shape == (0, 7)
+
+
+def test_a_face_is_judged_once_and_forgotten(models, monkeypatch):
+    voice, face = models
+    joint = Joint(voice, face)
+    crops, sound = faces_and_sound()
+    judged = []
+    judge = Model.__call__
+    monkeypatch.setattr(Model, "__call__", lambda self, examples: judged.append(len(examples)) or judge(self, examples))
+    both = example(joint, (crops, np.ones(N_FRAMES, bool)), sound, N_FRAMES)
+    first, again = joint([both, both]), joint([both])
+    assert judged == [1, N_FRAMES, 1, 0]  # the voice, then the new faces
+    np.testing.assert_array_equal(first[0], again[0])
+    joint([example(joint, None, sound, N_FRAMES)])
+    joint([both])
+    assert judged[-1] == N_FRAMES
+
+
+def test_models_of_the_same_labels_keep_them(models, folders):
+    voice, face = models
+    face.label_names = voice.label_names
+    try:
+        assert Joint(voice, face).label_names == voice.label_names
+    finally:
+        face.label_names = FACE_LABELS
+
+
+def test_models_that_do_not_fit(models, monkeypatch):
+    voice, face = models
+    for pair in ((face, voice), (voice, voice)):
+        with pytest.raises(UserError, match="the first hears only, and the second sees single faces only"):
+            Joint(*pair)
+    monkeypatch.setattr(face, "label_names", ("happy", "sad"))
+    with pytest.raises(UserError, match=r"says happy, sad cannot judge with another: it lacks neutral"):
+        Joint(voice, face)
+
+
+def test_a_film_by_both(folders, tmp_path):
+    name = "+".join(map(str, folders))
+    recognizer = Recognizer.load(name)
+    recognizer._detector = OneFace()
+    clip = film(
+        tmp_path / "a.mp4", seconds=3, picture=lambda time: np.full((120, 160, 3), 90 if time < 1.39 else 0, np.uint8)
+    )
+    told = recognizer(clip)
+    assert set(told.main.modalities) == {"audio+video", "audio"}
+    assert told.label_names == BASIC7
+    np.testing.assert_allclose(told.main.probability.sum(axis=1), 1, rtol=1e-6)
+    assert "of people who are not named of pictures the model of the face had 75.0% UAR" in told.notice
+    assert "On 32 clips of 2 people it had not met of a corpus of tests the model of the voice had 50.0%" in told.notice
+    assert "The two together were not measured" in told.notice
+    told.save(tmp_path, formats=("json",))
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["model"]["parts"]["face"]["numbers"]["uar"] == 0.75
+    with pytest.raises(UserError, match="export each by itself"):
+        commands.export(config_.defaults().to_dict(), model=name, output=tmp_path / "a.onnx")
+
+
+def test_names_of_two(folders, tmp_path, monkeypatch):
+    voice, face = folders
+    assert find(f"{voice}+{face}") == (voice / "model", face / "model")
+    with pytest.raises(UserError, match=r"--model=nowhere is unknown"):
+        find(f"{voice}+nowhere")
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    (tmp_path / "released" / "voice-base").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"--model=av-base is unknown.*one of voice-base\)"):
+        find("av-base")
+    (tmp_path / "released" / "face-base").mkdir()
+    assert find("av-base") == (tmp_path / "released" / "voice-base", tmp_path / "released" / "face-base")
