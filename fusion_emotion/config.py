@@ -18,7 +18,7 @@ from fusion_emotion.units import SAMPLE_RATE_HZ
 
 CONFIG = "config.json"  # in a workdir
 
-RELEASED_MODEL = "voice-base"  # in the package: the model of a prediction that names none
+RELEASED_MODEL = "av-base"  # in the package: the model of a prediction that names none
 
 # A workdir belongs to one config; these sections and fields, which say where and how to run, may change.
 NOT_OWNED = ("run", "crossval", "predict", "serve", "data.root", "data.roots")

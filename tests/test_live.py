@@ -84,6 +84,7 @@ def test_pictures_that_wait_are_dropped_and_sound_is_not(path):
     assert np.abs(np.concatenate([step.sound for step in rest[1:6]])).max() > 1000
 
 
+@pytest.mark.slow
 def test_a_stream_over_udp(workdir, path, monkeypatch):
     monkeypatch.setattr(live, "_STALLED_S", 6.0)
     address = f"udp://127.0.0.1:{free_port()}"

@@ -107,6 +107,7 @@ def test_added_clips_move_no_clip(run: pathlib.Path, added: str, corpus: Corpus)
     assert list(data.set_aside.values()) == [len(ADDED[added]) - len(BEFORE)]
 
 
+@pytest.mark.slow
 def test_every_later_use_takes_the_clips_that_a_run_began_with(
     run: pathlib.Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:

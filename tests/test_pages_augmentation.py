@@ -66,6 +66,7 @@ def test_all_off_shows_each_at_a_typical_strength(folder: pathlib.Path) -> None:
     assert page.text.count("the mask is in the spectrogram only") == CLIPS * 2
 
 
+@pytest.mark.slow
 def test_sound_alone_and_what_the_config_has_on(folder: pathlib.Path) -> None:
     page = page_of(folder, model__modalities="audio", segment__seconds=1.2, augment__gain_db=3.0, augment__mel_mask=40)
     of_sound = [effect.title for name, effect in EFFECTS.items() if effect.kind == "sound" or name == "mixup"]

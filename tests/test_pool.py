@@ -71,6 +71,7 @@ def make_slow_work(argument):
     return work
 
 
+@pytest.mark.slow
 def test_workers_end_soon_after_their_parent_is_killed():
     code = (
         "import test_pool; from fusion_emotion.prepare import pool\n"

@@ -118,6 +118,7 @@ def wait_for_blocks(rows: pathlib.Path, count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on_and_ends_as_if_it_had_not_been(workdir, long_film, tmp_path):
     whole = predict(f"--input={long_film}", f"--model={workdir}", f"--output={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr

@@ -94,6 +94,7 @@ def test_ten_kills_change_nothing(records: pathlib.Path, uninterrupted: pathlib.
     assert len(steps_of(tmp_path)) == len(list((tmp_path / "checkpoints").iterdir()))
 
 
+@pytest.mark.slow
 def test_a_signal_saves_says_so_and_loses_nothing(
     records: pathlib.Path, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_signal_saves_says_so_and_loses_nothing(
     same(records, tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_none(
     records: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -202,7 +202,7 @@ class Recognizer:
         config = config_.completed({"prepare": dict(self._model.prepare), "run": dict(self._run)})
         detector = self.settings["detector"]
         if config["prepare"]["detector"] == "none":  # trained on crops: a film has whole frames
-            detector = detector or "insightface"
+            detector = detector or "centerface"  # needs no download
         if detector and detector != config["prepare"]["detector"]:
             config["prepare"] |= {"detector": detector, "detector_sizes": _DETECTOR_SIZES[detector]}
         config["run"]["decoder"] = "cpu"
