@@ -17,7 +17,6 @@ from fusion_emotion.files import atomic, is_utf8
 from fusion_emotion.units import SAMPLE_RATE_HZ
 
 CONFIG = "config.json"  # in a workdir
-
 RELEASED_MODEL = "av-base"  # in the package: the model of a prediction that names none
 
 # A workdir belongs to one config; these sections and fields, which say where and how to run, may change.
@@ -115,8 +114,7 @@ _TYPES = {
 FIELDS: dict[str, Field] = {
     "seed": Field(0, _SEED),  # of the initial parameters, the order and cutting of segments, and dropout
     # --- data: which clips ---
-    # ravdess, sample, cremad, savee, tess, emodb, ferplus, folder
-    "data.corpus": Field("ravdess"),  # folder: your own recordings
+    "data.corpus": Field("ravdess"),  # cremad, emodb, ferplus, ravdess, sample, savee, tess; folder: your own recordings
     "data.root": Field("data/ravdess", _FOLDER),  # folder of the corpus
     "data.table": Field(""),  # of your recordings: csv or parquet with the columns path and emotion; "": by folders
     # ravdess8, basic7, basic6, iemocap4, valence3, or "negative=sad+angry, positive=happy"; "": the corpus's own words
@@ -219,8 +217,7 @@ FIELDS: dict[str, Field] = {
     "train.accumulate_steps": Field(1, whole(1, 10**4)),  # batches whose mean gradient makes one update
     "train.label_smoothing": Field(0.0, between(0, 1, "[)")),
     "train.class_weights": Field(False),  # weight each class's loss by the inverse of its share of training segments
-    # decay, a batch, of a moving average of the parameters, which is then evaluated; (1 + step) / (10 + step) if that
-    # is less; 0: off
+    # decay of a moving average of the parameters, which is evaluated; (1 + step) / (10 + step) if less; 0: off
     "train.ema_decay": Field(0.0, between(0, 1, "[)")),
     # the checkpoint to evaluate: of the best validation (UAR, then loss), or the last
     "train.choose": Field("best", one_of("best", "last")),
@@ -230,9 +227,7 @@ FIELDS: dict[str, Field] = {
     "predict.people": Field("main", one_of("main", "all")),  # whose rows are written
     "predict.smoothing_s": Field(0.4, between(0, 60, unit=" s")),  # width (standard deviation) in time, s; 0: off
     "predict.uncertain_below": Field(0.4, _PROBABILITY),  # confidence under which the label is "uncertain"
-    "predict.detector": Field(
-        "", one_of("", "insightface", "centerface")
-    ),  # "": the one that the model was trained with
+    "predict.detector": Field("", one_of("", "insightface", "centerface")),  # "": that of the model's training
     "predict.formats": Field(("csv", "json", "html"), several(one_of(*FORMATS), once=True)),
     # --- serve: the page of --mode=serve ---
     "serve.port": Field(7860, whole(1, 65535)),  # of http://127.0.0.1:PORT
@@ -294,8 +289,8 @@ def check(config: Mapping[str, Any]) -> None:
         if not holds and field_check.names:
             raise unknown_name(name, values[name], field_check.names)
         if not holds:
-            expected = kind if field_check is ANY else field_check.expected
-            raise UserError(f"{name}={values[name]!r} is out of range: expected {expected}")
+            wanted = kind if field_check is ANY else field_check.expected
+            raise UserError(f"{name}={values[name]!r} is out of range: expected {wanted}")
     given = {name: f"{name}={value!r}" for name, value in values.items()}
     for name, limit in (
         ("model.mfcc.n_mfcc", "model.mfcc.n_mels"),
@@ -322,13 +317,12 @@ def check(config: Mapping[str, Any]) -> None:
     kept, validated = "run.keep_every_epochs", "train.validate_every_epochs"
     if not multiple_of(values[validated], ANY).holds(values[kept]):
         raise UserError(f"{given[kept]} is not a multiple of {given[validated]}: checkpoints are saved at validations")
-    modalities = values["model.modalities"]
-    if values["augment.modality_dropout"] and modalities != "audio+video":
+    if values["augment.modality_dropout"] and values["model.modalities"] != "audio+video":
         raise UserError(f"{given['augment.modality_dropout']} needs model.modalities=audio+video: set it to 0")
     for name in ("augment.tempo", "augment.pitch"):
         if values[name] and values["model.voice_network"] == "lstm":
             raise UserError(f"{given[name]} needs model.voice_network=whole_clip: set it to 0")
-    if "video" in modalities:
+    if "video" in values["model.modalities"]:
         network = given["model.strip_network"]
         if values["model.strip_network"] != "original" and not _PATCHES.holds(values["prepare.face_size"]):
             raise UserError(f"{given['prepare.face_size']} does not fit {network}: choose {_PATCHES.expected}")
@@ -342,7 +336,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     Lists become tuples. Raises UserError for a field that does not exist.
     """
     given = {MOVED.get(name, name): value for name, value in dotted(config).items()}
-    if unknown := [name for name in given if name not in FIELDS]:
+    if unknown := sorted(given.keys() - FIELDS.keys()):
         raise UserError(f"the config has no field {unknown[0]}: fusion_emotion/config.py lists them all")
     values = {name: given.get(name, field.default) for name, field in FIELDS.items()}
     return _nested({name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
@@ -382,11 +376,8 @@ def changes(
     """
     before, after = dotted(completed(old)), dotted(completed(new))
     free = tuple(f"{name}." for name in (*NOT_OWNED, *ignored))
-    return {
-        name: (before[name], value)
-        for name, value in after.items()
-        if value != before[name] and not f"{name}.".startswith(free)
-    }
+    differing = (name for name, value in after.items() if value != before[name])
+    return {name: (before[name], after[name]) for name in differing if not f"{name}.".startswith(free)}
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
