@@ -114,7 +114,7 @@ _TYPES = {
 FIELDS: dict[str, Field] = {
     "seed": Field(0, _SEED),  # of the initial parameters, the order and cutting of segments, and dropout
     # --- data: which clips ---
-    "data.corpus": Field("ravdess"),  # cremad, emodb, ferplus, ravdess, sample, savee, tess; folder: your own recordings
+    "data.corpus": Field("ravdess"),  # ravdess, sample, cremad, savee, tess, emodb, ferplus, folder
     "data.root": Field("data/ravdess", _FOLDER),  # folder of the corpus
     "data.table": Field(""),  # of your recordings: csv or parquet with the columns path and emotion; "": by folders
     # ravdess8, basic7, basic6, iemocap4, valence3, or "negative=sad+angry, positive=happy"; "": the corpus's own words
