@@ -279,6 +279,16 @@ def test_no_name_leads_out_of_the_output_folder(tmp_path, monkeypatch):
         assert {str(place) for place in recordings(address, output).values()} <= {"stream", "_2f.._2fb", "example"}
 
 
+def test_two_recordings_never_share_a_place(tmp_path):
+    for name in ("a.mp4", "a.wav", "a_mp4.avi", "a_mp4.mp4", "b.flac"):
+        (tmp_path / name).touch()
+    places = [str(place) for place in recordings(str(tmp_path), tmp_path / "out").values()]
+    assert places == ["a_mp4", "a_wav", "a_mp4_avi", "a_mp4_mp4", "b"]
+    (tmp_path / "a_mp4_mp4.mkv").touch()
+    places = [str(place) for place in recordings(str(tmp_path), tmp_path / "out").values()]
+    assert len(set(places)) == len(places) == 6
+
+
 def test_a_full_disk(hearing, tmp_path, small_disk, capsys):
     film(tmp_path / "a.mp4", seconds=40, fps=5, size=(64, 48))
     with pytest.raises(UserError, match=r"1 of 1|cannot be written"):

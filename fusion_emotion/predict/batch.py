@@ -4,6 +4,7 @@ import csv
 import datetime
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -61,10 +62,15 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
         raise UserError(f"--input={given} holds no recording: expected files with {' '.join(_SUFFIXES)}")
     places = [pathlib.Path(os.path.relpath(each, root)).with_suffix("") for each in found]
     shared = {place for place in places if places.count(place) > 1} if len(set(places)) < len(places) else set()
-    return {
-        str(each): place.with_name(f"{place.name}_{each.suffix[1:]}") if place in shared else place
-        for each, place in zip(found, places, strict=True)
-    }
+    taken, result = set(places) - shared, {}
+    for each, place in zip(found, places, strict=True):
+        if place in shared:
+            named = place.with_name(f"{place.name}_{each.suffix[1:]}")
+            numbered = (named.with_name(f"{named.name}_{number}") for number in itertools.count(2))
+            place = next(name for name in itertools.chain([named], numbered) if name not in taken)
+        taken.add(place)
+        result[str(each)] = place
+    return result
 
 
 def _plain(name: str) -> str:
