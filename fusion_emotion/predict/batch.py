@@ -62,7 +62,7 @@ def recordings(given: str, output: pathlib.Path) -> dict[str, pathlib.PurePath]:
         raise UserError(f"--input={given} holds no recording: expected files with {' '.join(_SUFFIXES)}")
     places = [pathlib.Path(os.path.relpath(each, root)).with_suffix("") for each in found]
     shared = {place for place in places if places.count(place) > 1} if len(set(places)) < len(places) else set()
-    taken, result = set(places) - shared, {}
+    taken, result = set(places) - shared, dict[str, pathlib.PurePath]()
     for each, place in zip(found, places, strict=True):
         if place in shared:
             named = place.with_name(f"{place.name}_{each.suffix[1:]}")
