@@ -59,8 +59,9 @@ from insightface.model_zoo import get_model
 import glob
 found = get_model(glob.glob(sys.argv[3] + "/models/*/det_*.onnx")[0])
 found.prepare(-1, input_size=(640, 640))
-model = Model(load_model(sys.argv[2]))
-example = {name: value[0] for name, value in noise(batch_spec(model.loaded.config), n_classes=8).items()}
+loaded = load_model(sys.argv[2])
+model = Model(loaded)
+example = {name: value[0] for name, value in noise(batch_spec(loaded.config), n_classes=8).items()}
 model([example])
 began, n, film = time.perf_counter(), 0, cv2.VideoCapture(json.loads(sys.argv[1])[0])
 while n < 300:

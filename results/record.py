@@ -41,7 +41,7 @@ def row_of(results: dict, command: str) -> dict[str, object]:
         "split_seed": results["protocol"]["split_seed"],
         "seed": results["seed"],
         "test_clips": clip["count"],
-        "test_speakers": len(results["parts"]["test"]["speakers"]),
+        "test_speakers": len({*results["parts"]["test"]["speakers"]} - {""}),  # "": not known
         "clip_uar": round(clip["uar"], 4),
         "clip_war": round(clip["war"], 4),
         "clip_macro_f1": round(clip["macro_f1"], 4),
