@@ -108,6 +108,7 @@ def row(what: str, system: str, clips: Sequence[Clip], told: Sequence[int | None
         "uar": round(float(np.mean(recalls)), 4),
         "war": round(float(right.mean()), 4),
         **{name: around[name] for name in ("commit", "machine", "date")},
+        "devices": " ".join(around["devices"]),
         "command": command,
     }
 
