@@ -32,5 +32,6 @@ def get_config() -> ConfigDict:
     config.train.warmup_epochs = 1.0
     config.train.weight_decay = 1e-4
     config.train.ema_decay = 0.999
+    config.train.choose = "last"  # disgust and contempt are too rare in the validation part for its UAR to choose
     config.train.validate_every_epochs = 1
     return config
