@@ -71,7 +71,10 @@ def test_evaluating_again_gives_the_same_numbers(trained, results, tmp_path):
     assert about["temperature"] == results["test"]["calibration"]["temperature"]
     assert about["licence"].startswith("CC BY-NC-SA")
     # Every row says -20 dBFS, and no box has a size.
+    shares = about["training"].pop("label_shares")
     assert about["training"] == {"loudness_dbfs": [-20.0, -20.0], "face_px": None}
+    labels = job.data.parts["train"].labels
+    np.testing.assert_allclose(shares, np.bincount(labels, minlength=len(shares)) / len(labels), atol=1e-5)
 
 
 def test_the_best_checkpoint_has_the_best_validation(trained, results):

@@ -140,12 +140,17 @@ def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, An
 
 
 def _training(data: Data, config: Mapping[str, Any]) -> dict[str, list[float] | None]:
-    """Return what all but a hundredth of the training clips lie between: dBFS of the sound, and px of the face."""
+    """Return the 1st and 99th percentile of the sound's dBFS and the face's px, and the shares of the labels.
+
+    How large a face was in its film is not known of pictures that were crops already.
+    """
     source = data.source("train")
     rows = source.segments.rows
+    targets = np.eye(len(data.label_names))[source.segments.labels] if source.targets is None else source.targets
     chosen = range(0, len(rows), -(-len(rows) // _MOST_READ))
     squares = [source.record(clip).box for clip in chosen if rows[clip].n_frames]
     sides = [float(np.median(square[:, 2] - square[:, 0])) for square in squares]
+    sides = [] if config["prepare"]["detector"] == "none" else sides
     # Squares are larger than the faces by a margin (`faces.squares`).
     faces = [side / (1 + 2 * config["prepare"]["margin"]) for side in sides if side > 0]
     levels = [row.rms_dbfs for row in rows if row.n_samples]
@@ -153,7 +158,11 @@ def _training(data: Data, config: Mapping[str, Any]) -> dict[str, list[float] | 
     def between(values: list[float]) -> list[float] | None:
         return np.percentile(values, [1, 99]).round(1).tolist() if values else None
 
-    return {"loudness_dbfs": between(levels), "face_px": between(faces)}
+    return {
+        "loudness_dbfs": between(levels),
+        "face_px": between(faces),
+        "label_shares": np.asarray(targets, float).mean(axis=0).round(5).tolist(),
+    }
 
 
 def protocol_of(protocol: Protocol, split: Mapping[str, Any]) -> dict[str, Any]:
