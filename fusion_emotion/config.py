@@ -18,7 +18,6 @@ from fusion_emotion.units import SAMPLE_RATE_HZ
 
 CONFIG = "config.json"  # in a workdir
 RELEASED_MODEL = "av-base"  # in the package: the model of a prediction that names none
-
 # A workdir belongs to one config; these sections and fields, which say where and how to run, may change.
 NOT_OWNED = ("run", "crossval", "predict", "serve", "data.root", "data.roots")
 # These may differ when a training goes on, which then prints the change.
@@ -227,6 +226,7 @@ FIELDS: dict[str, Field] = {
     "predict.people": Field("main", one_of("main", "all")),  # whose rows are written
     "predict.smoothing_s": Field(0.4, between(0, 60, unit=" s")),  # width (standard deviation) in time, s; 0: off
     "predict.uncertain_below": Field(0.4, _PROBABILITY),  # confidence under which the label is "uncertain"
+    "predict.face_weight": Field(0.25, between(0, 100)),  # of the face beside the voice, of two models together
     "predict.detector": Field("", one_of("", "insightface", "centerface")),  # "": that of the model's training
     "predict.formats": Field(("csv", "json", "html"), several(one_of(*FORMATS), once=True)),
     # --- serve: the page of --mode=serve ---
@@ -311,8 +311,8 @@ def check(config: Mapping[str, Any]) -> None:
             raise UserError(f"{given[name]} does not go with {given['data.corpora']}: {remedy}")
     if n and not values["data.labels"]:
         raise UserError(f"{given['data.corpora']} have words of their own: set data.labels to one set for all (basic7)")
-    pads, seconds = values["segment.pad_to_s"], values["segment.seconds"]
-    if pads and not math.isclose(pads[-1], seconds):
+    seconds = values["segment.seconds"]
+    if values["segment.pad_to_s"] and not math.isclose(values["segment.pad_to_s"][-1], seconds):
         raise UserError(f"{given['segment.pad_to_s']} must end with {given['segment.seconds']}, the longest piece")
     kept, validated = "run.keep_every_epochs", "train.validate_every_epochs"
     if not multiple_of(values[validated], ANY).holds(values[kept]):

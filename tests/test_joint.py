@@ -20,6 +20,7 @@ from fusion_emotion.predict.windows import Model, example
 
 FACE_LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised", "contempt")
 BASIC7 = labels.parse("basic7").names
+SHARES = (0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.1, 0.05)
 N_FRAMES, SIDE = 5, 32
 
 
@@ -29,7 +30,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     numbers = {**predict_kit.ABOUT["numbers"], "uar": 0.75, "speakers": 0}
     face = {**predict_kit.ABOUT, "label_names": FACE_LABELS, "modalities": "video", "temperature": 2.0}
-    face |= {"trained_on": "pictures", "numbers": numbers}
+    face |= {"trained_on": "pictures", "numbers": numbers, "training": {"label_shares": SHARES}}
     voice = {**predict_kit.ABOUT, "modalities": "audio"}
     return (
         predict_kit.model(root / "voice", about=voice, model__modalities="audio"),
@@ -66,9 +67,9 @@ def by_hand(probability, names):
     return values / values.sum()
 
 
-def test_the_mean_of_calibrated_log_probabilities_by_the_share_of_faces(models):
+def test_the_sum_of_calibrated_log_probabilities_by_the_share_of_faces(models):
     voice, face = models
-    joint = Joint(voice, face)
+    joint = Joint(voice, face, face_weight=0.5)
     crops, sound = faces_and_sound()
     found = np.array([True, False, True, True, False])
     seen, nothing = (crops, found), np.zeros(0, np.int16)
@@ -85,7 +86,8 @@ def test_the_mean_of_calibrated_log_probabilities_by_the_share_of_faces(models):
         for crop in crops[found]
     ]
     looked = np.log(alone).mean(axis=0)
-    np.testing.assert_allclose(softmax(told[0]), softmax((np.log(heard) + 0.6 * looked) / 1.6), atol=1e-5)
+    prior = np.log(np.array(SHARES[:7]) / 0.95)
+    np.testing.assert_allclose(softmax(told[0]), softmax(np.log(heard) + 0.5 * 0.6 * (looked - prior)), atol=1e-5)
     np.testing.assert_allclose(softmax(told[1]), softmax(looked), atol=1e-5)
     np.testing.assert_allclose(softmax(told[2]), heard, atol=1e-5)
     assert joint.label_names == BASIC7
@@ -94,7 +96,7 @@ def test_the_mean_of_calibrated_log_probabilities_by_the_share_of_faces(models):
 
 def test_a_face_is_judged_once_and_forgotten(models, monkeypatch):
     voice, face = models
-    joint = Joint(voice, face)
+    joint = Joint(voice, face, face_weight=1.0)
     crops, sound = faces_and_sound()
     judged = []
     judge = Model.__call__
@@ -112,7 +114,7 @@ def test_models_of_the_same_labels_keep_them(models, folders):
     voice, face = models
     face.label_names = voice.label_names
     try:
-        assert Joint(voice, face).label_names == voice.label_names
+        assert Joint(voice, face, face_weight=1.0).label_names == voice.label_names
     finally:
         face.label_names = FACE_LABELS
 
@@ -121,10 +123,10 @@ def test_models_that_do_not_fit(models, monkeypatch):
     voice, face = models
     for pair in ((face, voice), (voice, voice)):
         with pytest.raises(UserError, match="the first hears only, and the second sees single faces only"):
-            Joint(*pair)
+            Joint(*pair, face_weight=1.0)
     monkeypatch.setattr(face, "label_names", ("happy", "sad"))
     with pytest.raises(UserError, match=r"says happy, sad cannot judge with another: it lacks neutral"):
-        Joint(voice, face)
+        Joint(voice, face, face_weight=1.0)
 
 
 def test_a_film_by_both(folders, tmp_path):

@@ -18,31 +18,35 @@ _TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "pa
 
 
 class Joint:
-    """Two models as one: the mean of their calibrated log-probabilities.
+    """Two models as one, by their calibrated log-probabilities.
 
-    A voice counts fully, a face by the share of the window's steps in which it was found. Where one is missing the
-    other answers alone. A face is judged once, though it is in many windows. Raises UserError for models that do not
-    fit each other.
+    To those of the voice are added those of the face, over the shares of the labels in its training, times
+    `face_weight` and the share of the window's steps with the face. Where one is missing the other answers alone. A
+    face is judged once, though it is in many windows. Raises UserError for models that do not fit each other.
     """
 
     sees = hears = True
 
-    def __init__(self, voice: Model, face: Model):
+    def __init__(self, voice: Model, face: Model, *, face_weight: float):
         if not voice.hears or voice.sees or not face.sees or face.hears or face.n_frames != 1:
             raise UserError("two models judge together if the first hears only, and the second sees single faces only")
         shared = labels.parse(_SHARED)
         if voice.label_names == face.label_names:
             shared = labels.own_labels(voice.label_names)
-        self._voice, self._face = voice, face
+        self._voice, self._face, self._face_weight = voice, face, face_weight
         self._of_voice, self._of_face = (_places(model.label_names, shared) for model in (voice, face))
         self.label_names = shared.names
+        shares = face.about.get("training", {}).get("label_shares") or [1.0] * len(face.label_names)
+        self._prior = _log(np.array(shares) @ self._of_face)
         self.prepare, self.face_size, self.n_frames = face.prepare, face.face_size, voice.n_frames
         self.about: Mapping[str, Any] = _about(voice.about, face.about, self.label_names)
         self._said: dict[bytes, Float[np.ndarray, "classes"]] = {}  # of the faces of the newest examples
 
     def with_batch_size(self, batch_size: int) -> "Joint":
         """The same models, compiled for another number of windows."""
-        return Joint(self._voice.with_batch_size(batch_size), self._face.with_batch_size(batch_size))
+        # Whoever is seen in a window is judged with the same sound.
+        voice = self._voice.with_batch_size(max(1, batch_size // 4))
+        return Joint(voice, self._face.with_batch_size(batch_size), face_weight=self._face_weight)
 
     def warm_up(self) -> None:
         """Compile."""
@@ -54,11 +58,10 @@ class Joint:
         if not examples:
             return np.zeros((0, len(self.label_names)), np.float32)
         by_voice, by_face = self._voices(examples), self._faces(examples)
-        heard = np.array([float(one["has_audio"]) for one in examples])
+        heard = np.array([bool(one["has_audio"]) for one in examples])
         found = np.array([one["face_found"].sum() / one["n_frames"] for one in examples])
-        total = np.maximum(heard + found, np.finfo(float).tiny)[:, None]
-        mean = (heard[:, None] * by_voice + found[:, None] * by_face) / total
-        return _log(softmax(mean)).astype(np.float32)
+        both = by_voice + self._face_weight * found[:, None] * (by_face - self._prior)
+        return _log(softmax(np.where(heard[:, None], both, by_face))).astype(np.float32)
 
     def _voices(self, examples: Sequence[Batch]) -> Float[np.ndarray, "n labels"]:
         """What the voice says, zero where there is none; a sound that several faces are judged with is heard once."""
@@ -104,7 +107,7 @@ def _calibrated(
     return _log(softmax(model(examples).astype(float) / float(model.about["temperature"])) @ places)
 
 
-def _log(probability: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+def _log(probability: Float[np.ndarray, "*n classes"]) -> Float[np.ndarray, "*n classes"]:
     kept = np.maximum(probability, _LEAST)
     return np.log(kept / kept.sum(axis=-1, keepdims=True))
 

@@ -44,7 +44,9 @@ class Recognizer:
 
     def __init__(self, folders: Sequence[pathlib.Path], settings: Mapping[str, Any], run: Mapping[str, Any]):
         models = [Model(load_model(folder)) for folder in folders]
-        self._model: Judge = Joint(*models) if len(models) == 2 else models[0]
+        self._model: Judge = models[0]
+        if len(models) == 2:
+            self._model = Joint(*models, face_weight=settings["face_weight"])
         self.label_names, self.about = self._model.label_names, self._model.about
         self.settings = dict(settings)
         self._run = run
@@ -129,6 +131,7 @@ class Recognizer:
             "model": self._digest,
             "people": self.settings["people"],
             "detector": self.settings["detector"],
+            "face_weight": self.settings["face_weight"],
             "versions": _versions(),
             "rows": _ROWS,
         }
