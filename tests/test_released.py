@@ -1,0 +1,106 @@
+"""The models that come with the package give the log-probabilities that they had when they were released.
+
+`python tests/test_released.py` writes those of new models to data/released.json.
+"""
+
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from films import film
+from fusion_emotion.models.batch import Batch, batch_spec
+from fusion_emotion.models.weights import LoadedModel, load_model
+from fusion_emotion.predict.recognizer import Recognizer, find
+
+EXPECTED = ROOT / "tests" / "data" / "released.json"
+NAMES = ("face-base", "voice-base")
+_MOST_BYTES = 8_000_000  # of all together
+
+
+def examples(loaded: LoadedModel) -> Batch:
+    """Two examples: tones that rise and fall with pauses, and pictures of three blurred discs."""
+    spec = batch_spec(loaded.config)
+    n, side = spec["faces"].shape[1:3]
+    time = np.arange(spec["waveform"].shape[1]) / 16_000
+    y, x = np.mgrid[:side, :side] / side
+    sounds, faces = [], []
+    for number in range(2):
+        pitch_hz = 120 + 90 * number + 30 * np.sin(2 * np.pi * (0.7 + number) * time)
+        phase = 2 * np.pi * np.cumsum(pitch_hz) / 16_000
+        tone = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 12))
+        sounds.append(3000 * tone * np.clip(np.sin(2 * np.pi * (1.5 + number) * time), 0.001, None))
+        discs = [((0.3, 0.35), 0.07), ((0.7, 0.35), 0.07), ((0.5, 0.7 + 0.05 * number), 0.15)]
+        dark = sum(np.exp(-((x - left) ** 2 + (y - top) ** 2) / wide**2) for (left, top), wide in discs)
+        faces.append(np.broadcast_to((200 - 150 * np.clip(dark, 0, 1))[..., None], (n, side, side, 3)))
+    sees = "video" in loaded.about["modalities"]
+    whole = {name: np.ones((2, *field.shape[1:]), field.dtype) for name, field in spec.items()}
+    return {
+        **whole,
+        "faces": np.array(faces).astype(np.uint8),
+        "waveform": np.array(sounds).astype(np.int16),
+        "n_frames": np.full(2, n, np.int32),
+        "n_samples": np.full(2, len(time), np.int32),
+        "has_video": np.full(2, sees),
+        "has_audio": np.full(2, not sees),
+    }
+
+
+def log_probabilities(name: str) -> np.ndarray:
+    loaded = load_model(find(name)[0])
+    apply = jax.jit(functools.partial(loaded.net.apply, train=False))
+    logits = apply(jax.tree.map(jnp.asarray, dict(loaded.variables)), examples(loaded))
+    return np.asarray(jax.nn.log_softmax(logits / loaded.about["temperature"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_released_model_says_what_it_said(name: str) -> None:
+    expected = np.array(json.loads(EXPECTED.read_text())[name])
+    assert np.ptp(expected, axis=0).max() > 0.1  # it tells the two apart
+    np.testing.assert_allclose(log_probabilities(name), expected, atol=2e-3)
+
+
+def test_their_size_and_their_cards() -> None:
+    folders = [find(name)[0] for name in NAMES]
+    assert sum((folder / "weights.safetensors").stat().st_size for folder in folders) <= _MOST_BYTES
+    for folder in folders:
+        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"UAR {100 * about['numbers']['uar']:.1f} %" in card
+        assert about["licence"] in card
+        assert "Not for" in card
+        assert "/" not in about["config"].get("model", {}).get("init", {}).get("audio", "")
+
+
+def test_a_film_is_judged_by_both_without_a_word(tmp_path: pathlib.Path) -> None:
+    """In a process that sets up nothing; no face is found in a grey picture, so the voice answers."""
+    clip = film(tmp_path / "a.mp4", seconds=2)
+    program = f"from fusion_emotion import Recognizer; print(*Recognizer.load()({str(clip)!r}).label_names)"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
+
+
+def test_real_takes_of_a_speaker_of_the_training(real_data: pathlib.Path) -> None:
+    """A check of the way from file to answer: on people that it knows the voice is mostly right."""
+    recognizer = Recognizer.load("voice-base")
+    names = {"03": "happy", "04": "sad", "05": "angry", "06": "fearful"}
+    takes = sorted((real_data / "data" / "ravdess_speech_16k" / "Actor_01").glob("*-02-01-01-01.flac"))
+    wanted = {path: names[path.stem[6:8]] for path in takes if path.stem[6:8] in names}
+    assert len(wanted) == 4
+    means = {label: recognizer(path).main.mean for path, label in wanted.items()}
+    right = [recognizer.label_names[int(mean.argmax())] == label for label, mean in means.items()]
+    assert sum(right) >= 3
+
+
+if __name__ == "__main__":
+    EXPECTED.write_text(
+        json.dumps({name: np.round(log_probabilities(name).astype(float), 5).tolist() for name in NAMES}, indent=1) + "\n"
+    )
