@@ -101,6 +101,5 @@ def test_real_takes_of_a_speaker_of_the_training(real_data: pathlib.Path) -> Non
 
 
 if __name__ == "__main__":
-    EXPECTED.write_text(
-        json.dumps({name: np.round(log_probabilities(name).astype(float), 5).tolist() for name in NAMES}, indent=1) + "\n"
-    )
+    now = {name: np.round(log_probabilities(name).astype(float), 5).tolist() for name in NAMES}
+    EXPECTED.write_text(json.dumps(now, indent=1) + "\n")
