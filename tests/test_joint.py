@@ -14,9 +14,10 @@ from fusion_emotion.corpora import labels
 from fusion_emotion.errors import UserError
 from fusion_emotion.models.weights import load_model
 from fusion_emotion.predict.joint import Joint
+from fusion_emotion.predict.people import Look
 from fusion_emotion.predict.prediction import softmax
 from fusion_emotion.predict.recognizer import find
-from fusion_emotion.predict.windows import Model, example
+from fusion_emotion.predict.windows import Model, example, windows
 
 FACE_LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised", "contempt")
 BASIC7 = labels.parse("basic7").names
@@ -129,13 +130,16 @@ def test_models_that_do_not_fit(models, monkeypatch):
         Joint(voice, face, face_weight=1.0)
 
 
-def test_a_film_by_both(folders, tmp_path):
+def test_a_film_by_both(folders, tmp_path, monkeypatch):
     name = "+".join(map(str, folders))
     recognizer = Recognizer.load(name)
     recognizer._detector = OneFace()
     clip = film(
         tmp_path / "a.mp4", seconds=3, picture=lambda time: np.full((120, 160, 3), 90 if time < 1.39 else 0, np.uint8)
     )
+    monkeypatch.setattr("fusion_emotion.predict.windows._LEAST_SPEECH", 1.1)
+    assert set(recognizer(clip).main.modalities) == {"video", "none"}  # sound without speech does not count
+    monkeypatch.setattr("fusion_emotion.predict.windows._LEAST_SPEECH", 0.0)
     told = recognizer(clip)
     assert set(told.main.modalities) == {"audio+video", "audio"}
     assert told.label_names == BASIC7
@@ -148,6 +152,44 @@ def test_a_film_by_both(folders, tmp_path):
     assert written["model"]["parts"]["face"]["numbers"]["uar"] == 0.75
     with pytest.raises(UserError, match="export each by itself"):
         commands.export(config_.defaults().to_dict(), model=name, output=tmp_path / "a.onnx")
+
+
+@pytest.fixture(scope="module")
+def of_three_seconds(tmp_path_factory):
+    """A model of the voice in 3 s, with random weights."""
+    about = {**predict_kit.ABOUT, "modalities": "audio"}
+    longer = {"segment__seconds": 3.0, "segment__hop_s": 3.0, "model__modalities": "audio"}
+    return predict_kit.model(tmp_path_factory.mktemp("longer"), about=about, **longer)
+
+
+def test_a_voice_is_heard_around_each_second(of_three_seconds):
+    """Five frames before a window and five after it, as far as the recording goes."""
+    model = Model(load_model(of_three_seconds), batch_size=4)
+    assert (model.n_frames, model.n_heard) == (5, 15)
+    n_steps = 23
+    sound = (3000 * np.random.default_rng(1).standard_normal(n_steps * 3200)).astype(np.int16)
+    looks = [Look(sound[3200 * step : 3200 * (step + 1)], {}) for step in range(n_steps)]
+    told = [window for block in windows(iter(looks), model) for window in block]
+    assert [window.step for window in told] == list(range(n_steps - 4))
+    assert {window.n_frames for window in told} == {5}
+    for step in (0, 3, 9, n_steps - 5):
+        around = sound[3200 * max(0, step - 5) : 3200 * (step + 10)]
+        np.testing.assert_allclose(told[step].voice, model([example(model, None, around, 5)])[0], atol=1e-4)
+    rest = [window for block in windows(iter(looks[4:]), model, first=4, skip=9) for window in block]
+    assert [window.step for window in rest] == [window.step for window in told[9:]]
+    for again, before in zip(rest, told[9:], strict=True):
+        np.testing.assert_allclose(again.voice, before.voice, atol=1e-4)
+    [short] = [window for block in windows(iter(looks[:3]), model) for window in block]
+    assert (short.step, short.n_frames) == (0, 3)
+    np.testing.assert_allclose(short.voice, model([example(model, None, sound[:9600], 3)])[0], atol=1e-4)
+
+
+def test_a_live_voice_is_judged_from_the_first_second_on(of_three_seconds, tmp_path):
+    path = film(tmp_path / "a.mp4", seconds=2)
+    told = list(Recognizer.load(of_three_seconds).stream(f"lavfi:amovie={path},arealtime"))
+    assert told[0].end == pytest.approx(1)
+    assert [moment.modalities for moment in told] == ["audio"] * len(told)
+    assert len(told) >= 4
 
 
 def test_names_of_two(folders, tmp_path, monkeypatch):

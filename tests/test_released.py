@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import ROOT
-from films import film
+from conftest import ROOT, clips_of
 from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.models.weights import LoadedModel, load_model
 from fusion_emotion.predict.recognizer import Recognizer, find
@@ -79,13 +78,17 @@ def test_their_size_and_their_cards() -> None:
         assert "/" not in about["config"].get("model", {}).get("init", {}).get("audio", "")
 
 
-def test_a_film_is_judged_by_both_without_a_word(tmp_path: pathlib.Path) -> None:
-    """In a process that sets up nothing; no face is found in a grey picture, so the voice answers."""
-    clip = film(tmp_path / "a.mp4", seconds=2)
-    program = f"from fusion_emotion import Recognizer; print(*Recognizer.load()({str(clip)!r}).label_names)"
+def test_a_film_is_judged_by_both_without_a_word(sample_corpus: pathlib.Path) -> None:
+    """In a process that sets up nothing."""
+    path = clips_of(sample_corpus)[0].path
+    program = f"""
+from fusion_emotion import Recognizer
+told = Recognizer.load()({str(path)!r})
+print(",".join(told.label_names), *{{*told.main.modalities}})
+"""
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
+    assert ran.stdout.split() == ["neutral,happy,sad,angry,fearful,disgust,surprised", "audio+video"]
 
 
 def test_real_takes_of_a_speaker_of_the_training(real_data: pathlib.Path) -> None:

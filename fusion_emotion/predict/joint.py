@@ -26,6 +26,7 @@ class Joint:
     """
 
     sees = hears = True
+    needs_speech = True  # or the model of the voice would have the say about silence and noise
 
     def __init__(self, voice: Model, face: Model, *, face_weight: float):
         if not voice.hears or voice.sees or not face.sees or face.hears or face.n_frames != 1:
@@ -38,7 +39,8 @@ class Joint:
         self.label_names = shared.names
         shares = face.about.get("training", {}).get("label_shares") or [1.0] * len(face.label_names)
         self._prior = _log(np.array(shares) @ self._of_face)
-        self.prepare, self.face_size, self.n_frames = face.prepare, face.face_size, voice.n_frames
+        self.prepare, self.face_size = face.prepare, face.face_size
+        self.n_frames, self.n_heard = voice.n_frames, voice.n_heard
         self.about: Mapping[str, Any] = _about(voice.about, face.about, self.label_names)
         self._said: dict[bytes, Float[np.ndarray, "classes"]] = {}  # of the faces of the newest examples
 
@@ -68,8 +70,8 @@ class Joint:
         heard = [one["waveform"][: int(one["n_samples"])] if one["has_audio"] else None for one in examples]
         keys = [None if sound is None else sound.tobytes() for sound in heard]
         sounds = {
-            key: example(self._voice, None, sound, int(one["n_frames"]))
-            for key, sound, one in zip(keys, heard, examples, strict=True)
+            key: example(self._voice, None, sound, 1)
+            for key, sound in zip(keys, heard, strict=True)
             if key is not None and sound is not None
         }
         said = dict(zip(sounds, _calibrated(self._voice, list(sounds.values()), self._of_voice), strict=True))

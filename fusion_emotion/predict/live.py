@@ -78,16 +78,15 @@ def moments(
     `people` smooths over the past only. `options` are libav's of the protocol. The clock of the stream is laid to that
     of this machine by the frame that came soonest, so a constant delay of the device itself is not in the lag.
     """
-    held: collections.deque[Look] = collections.deque(maxlen=model.n_frames)
-    examples, judge = Examples(model, everyone=False), _Judge(model, smoothing_s, uncertain_below)
+    n, held = model.n_frames, collections.deque[Look](maxlen=model.n_heard)
+    examples, judge = Examples(model, everyone=False, after=0), _Judge(model, smoothing_s, uncertain_below)
     with contextlib.closing(Feed(source, picture=model.sees, sound=model.hears, options=options)) as feed:
         for number, (look, _) in enumerate(people.looks(feed)):
             examples.hear(number, look)
             held.append(look)
-            if len(held) == model.n_frames:
-                first = number - model.n_frames + 1
-                block = examples.add(first, held, first, model.n_frames) or examples.finish()
-                yield judge(block[0], list(held), feed.lag_s(number + 1))
+            if len(held) >= n:
+                block = examples.add(number - n + 1, held, number - len(held) + 1, n) or examples.finish()
+                yield judge(block[0], list(held)[-n:], feed.lag_s(number + 1))
 
 
 class _Judge:

@@ -32,7 +32,7 @@ from fusion_emotion.prepare.settings import Settings
 _PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "numpy")
 _DETECTOR_SIZES = {"insightface": (192, 512), "centerface": (320, 640)}
 
-_ROWS = 2  # the form of the rows; raise it with every change, so that older ones are not gone on from
+_ROWS = 3  # the form of the rows; raise it with every change, so that older ones are not gone on from
 # What a recording that nothing was kept of goes on from.
 _START: Mapping[str, Any] = {"first": 0, "skip": 0, "people": None, "is_over": False, "n_lost": 0, "warnings": ()}
 
@@ -161,7 +161,7 @@ class Recognizer:
             for number in [number for number in seen if number < step]:
                 del seen[number]
             # Smoothing and missing faces of the next window look back.
-            while len(states) > 1 and states[1][0] <= step - self._model.n_frames - REACH:
+            while len(states) > 1 and states[1][0] <= step - self._model.n_heard - REACH:
                 states.popleft()
             begin, state = states[0]
             yield rows, behind(first=begin, people=state)
@@ -194,7 +194,12 @@ class Recognizer:
             n_steps=timeline.n_steps,
             about=reader.about,
             model={**described(self.about), "sha256": self._digest},
-            settings={**self.settings, "temperature": shape["temperature"], "window_s": self._model.n_frames * STEP_S},
+            settings={
+                **self.settings,
+                "temperature": shape["temperature"],
+                "window_s": self._model.n_frames * STEP_S,
+                "heard_s": self._model.n_heard * STEP_S,
+            },
             warnings=tuple(warnings),
             notice=notice(self.about),
         )

@@ -19,6 +19,7 @@ from fusion_emotion.prepare.faces import nearest_found
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLES_PER_FRAME
 
 LogProb = Float[np.ndarray, "classes"]
+_LEAST_SPEECH = 0.05  # share of the sound around a window: a syllable in five seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Model:
         self._loaded, self._batch_size = loaded, batch_size
         self.about, self.label_names, self.prepare = loaded.about, loaded.label_names, loaded.config["prepare"]
         modalities = loaded.config["model"]["modalities"].split("+")
-        self.n_frames = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
         self.face_size = int(self.prepare["face_size"])
         self.sees, self.hears = "video" in modalities, "audio" in modalities
+        self.needs_speech = False
+        self.n_heard = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
+        # A model that only hears may be of whole clips, and is asked what it hears around each second.
+        self.n_frames = self.n_heard if self.sees else min(self.n_heard, FRAME_RATE_HZ)
 
         @jax.jit
         def log_prob(variables: Any, batch: Batch) -> jax.Array:
@@ -80,9 +84,11 @@ class Judge(Protocol):
     label_names: tuple[str, ...]
     prepare: Mapping[str, Any]  # how the faces were prepared in training
     n_frames: int  # of a window
+    n_heard: int  # frames of sound that a window is judged by, at least its own
     face_size: int
     sees: bool
     hears: bool
+    needs_speech: bool  # sound without a voice is no sound
 
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
         """The log-probabilities of examples."""
@@ -99,11 +105,12 @@ def windows(
 ) -> Iterator[list[Window]]:
     """Yield the windows of a film in blocks of 5 s; one begins at each step that leaves room for a whole one.
 
-    `first` is the number of the first look, `skip` that of the first window: the looks before it only complete faces. A
-    film that is shorter than a window is one window. With `everyone` each face is also judged without the voice.
+    `first` is the number of the first look, `skip` that of the first window: the looks before it only complete faces
+    and sound. A film that is shorter than a window is one window. With `everyone` each face is also judged without the
+    voice.
     """
     n, held = model.n_frames, collections.deque[Look]()
-    examples = Examples(model, everyone)
+    examples = Examples(model, everyone, after=(model.n_heard - n) // 2)
     base = first  # number of the first look in `held`
     step = skip
     total = first
@@ -111,12 +118,12 @@ def windows(
         examples.hear(total, look)
         held.append(look)
         total += 1
-        # A face that is missing at the end of a window is taken from up to a window later.
-        while total >= step + 2 * n:
+        # A face that is missing at the end of a window is taken from up to a window later; sound is heard beyond it.
+        while total >= step + n + max(n, examples.after):
             if (block := examples.add(step, held, base, n)) is not None:
                 yield block
             step += 1
-            while base < step - n:
+            while base < step - max(n, examples.before):
                 held.popleft()
                 base += 1
     if total > first:
@@ -129,10 +136,14 @@ def windows(
 
 
 class Examples:
-    """Collects the examples of a block of windows, and runs the model on them together."""
+    """Collects the examples of a block of windows, and runs the model on them together.
 
-    def __init__(self, model: Judge, everyone: bool):
+    The voice is judged by the sound of a window with that of so many frames `before` and `after` it as there are.
+    """
+
+    def __init__(self, model: Judge, everyone: bool, *, after: int):
         self._model, self._everyone = model, everyone
+        self.before, self.after = model.n_heard - model.n_frames - after, after
         self.pending: list[dict[str, Any]] = []
         self._batch: list[Batch] = []
         self._ear = Ear()
@@ -147,7 +158,12 @@ class Examples:
         """Add the window of `n_frames` at `step`; return the finished block at its end."""
         looks = list(held)
         inside = looks[step - base : step - base + n_frames]
-        sound = np.concatenate([look.sound for look in inside]) if self._model.hears else np.zeros(0, np.int16)
+        begin = max(0, step - base - self.before)
+        around = looks[begin : step - base + n_frames + self.after]
+        sound = np.concatenate([look.sound for look in around]) if self._model.hears else np.zeros(0, np.int16)
+        speech = [self._heard[base + begin + i].speech for i in range(len(around)) if base + begin + i in self._heard]
+        if self._model.needs_speech and np.mean(speech or [0.0]) < _LEAST_SPEECH:
+            sound = sound[:0]
         people = sorted({person for look in inside for person in look.people}) if self._model.sees else []
         wanted: list[tuple[str, int]] = []
         if len(sound):
@@ -198,18 +214,22 @@ class Examples:
 
 
 def example(model: Judge, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray, n_frames: int) -> Batch:
-    """Return an example of the network's contract (`models.batch`), padded to the model's window.
+    """Return an example of the network's contract (`models.batch`), padded to what the model sees and hears.
 
-    `faces` are the crops [n_frames, S, S, 3] and where there is one [n_frames]; None: no picture.
+    The sound may be longer than the `n_frames` of the window, if the model hears more than it sees. `faces` are the
+    crops [n_frames, S, S, 3] and where there is one [n_frames]; None: no picture.
     """
-    n, side = model.n_frames, model.face_size
+    side = model.face_size
+    if not model.sees:
+        n_frames = max(n_frames, -(-len(sound) // SAMPLES_PER_FRAME))
+    n = model.n_frames if model.sees else model.n_heard
     crops, found = faces or (np.zeros((n_frames, side, side, 3), np.uint8), np.zeros(n_frames, bool))
     padding = n - n_frames
     return {
         "faces": np.concatenate([crops, np.repeat(crops[-1:], padding, axis=0)]),
         "face_found": np.pad(found, (0, padding)),
         "n_frames": np.int32(n_frames),
-        "waveform": np.pad(sound, (0, n * SAMPLES_PER_FRAME - len(sound))),
+        "waveform": np.pad(sound, (0, model.n_heard * SAMPLES_PER_FRAME - len(sound))),
         "n_samples": np.int32(max(1, len(sound))),
         "has_video": np.bool_(found.any()),
         "has_audio": np.bool_(len(sound) > 0),
