@@ -62,6 +62,7 @@ def same(workdir: pathlib.Path, expected: pathlib.Path) -> None:
         assert row == pytest.approx(expected_row, rel=TOLERANCE, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one_device(trained: dict[int, pathlib.Path]) -> None:
     same(trained[8], trained[1])
 

@@ -176,6 +176,7 @@ def test_wrong_flags(workdir, flags, words):
     refused(launch("--mode=export", *(flag.replace("MODEL", str(workdir)) for flag in flags)), *words)
 
 
+@pytest.mark.slow
 def test_the_command(workdir, tmp_path):
     ran = launch("--mode=export", f"--model={workdir}", f"--output={tmp_path / 'model.onnx'}")
     assert ran.returncode == 0, ran.stderr

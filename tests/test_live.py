@@ -167,6 +167,7 @@ def test_a_camera_that_is_taken_away_leaves_what_was_judged(workdir, path, tmp_p
     assert rows[0]["modalities"] == "audio+video"
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_row_a_moment(workdir, path, tmp_path):
     ran = predict(f"--input={device(path)}", f"--model={workdir}", f"--output={tmp_path}")
     assert ran.returncode == 0, ran.stderr

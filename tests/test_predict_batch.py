@@ -151,6 +151,7 @@ def test_ctrl_c_says_what_is_kept(workdir, long_film, tmp_path):
     assert errors.strip().splitlines()[-1].startswith("stopped by Ctrl-C: 0 of 1 recordings are finished")
 
 
+@pytest.mark.slow
 def test_two_predictions_into_one_folder(workdir, long_film, tmp_path):
     process = started(workdir, long_film, tmp_path)
     try:

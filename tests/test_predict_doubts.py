@@ -108,6 +108,7 @@ def test_a_cut_to_another_at_the_same_place_ends_a_person(sample_corpus, tmp_pat
         assert [people for people, _ in rest] == [people for people, _ in seen[step:]], step
 
 
+@pytest.mark.slow
 def test_a_take_of_a_real_speaker_is_one_person(real_data, looks_of):
     clips = sorted((real_data / "data" / "ravdess" / "Actor_05").glob("01-01-06*.mp4"))[:4]
     assert clips

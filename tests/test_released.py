@@ -91,6 +91,7 @@ print(",".join(told.label_names), *{{*told.main.modalities}})
     assert ran.stdout.split() == ["neutral,happy,sad,angry,fearful,disgust,surprised", "audio+video"]
 
 
+@pytest.mark.slow
 def test_real_takes_of_a_speaker_of_the_training(real_data: pathlib.Path) -> None:
     """A check of the way from file to answer: on people that it knows the voice is mostly right."""
     recognizer = Recognizer.load("voice-base")

@@ -129,6 +129,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_harms_none(
     jax.tree.map(np.testing.assert_array_equal, job.newest(tmp_path)[0], before)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_without_its_checkpoints_but_not_end(records: pathlib.Path, tmp_path: pathlib.Path) -> None:
     process = run_tiny.without_room(start(records, tmp_path, **WIDE, train__epochs=2, run__on_full_disk="go_on"))
     output, errors = process.communicate(timeout=120)

@@ -62,6 +62,7 @@ def network(**changes: Any) -> tuple[Any, Any]:
     return net, jax.tree_util.tree_map_with_path(drawn, shape)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_answer() -> None:
     net, state = network()
     run = jax.jit(functools.partial(net.apply, state, train=False))
