@@ -38,8 +38,8 @@ class Window:
 class Model:
     """A loaded model, compiled for batches of so many windows."""
 
-    def __init__(self, loaded: LoadedModel, *, batch_size: int = 32):
-        self._loaded, self._batch_size = loaded, batch_size
+    def __init__(self, loaded: LoadedModel, *, batch_size: int | None = None):
+        self._loaded = loaded
         self.about, self.label_names, self.prepare = loaded.about, loaded.label_names, loaded.config["prepare"]
         modalities = loaded.config["model"]["modalities"].split("+")
         self.face_size = int(self.prepare["face_size"])
@@ -48,6 +48,8 @@ class Model:
         self.n_heard = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
         # A model that only hears may be of whole clips, and is asked what it hears around each second.
         self.n_frames = self.n_heard if self.sees else min(self.n_heard, FRAME_RATE_HZ)
+        # Many of these at once are no faster than few, and a batch is always filled.
+        self._batch_size = batch_size or (32 if self.n_heard == self.n_frames else 5)
 
         @jax.jit
         def log_prob(variables: Any, batch: Batch) -> jax.Array:
