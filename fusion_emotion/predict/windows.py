@@ -112,7 +112,8 @@ def windows(
     voice.
     """
     n, held = model.n_frames, collections.deque[Look]()
-    examples = Examples(model, everyone, after=(model.n_heard - n) // 2)
+    every = FRAME_RATE_HZ if model.n_heard >= 2 * FRAME_RATE_HZ and n <= FRAME_RATE_HZ else 1
+    examples = Examples(model, everyone, after=(model.n_heard - n) // 2, every=every)
     base = first  # number of the first look in `held`
     step = skip
     total = first
@@ -125,7 +126,7 @@ def windows(
             if (block := examples.add(step, held, base, n)) is not None:
                 yield block
             step += 1
-            while base < step - max(n, examples.before):
+            while base < step - max(n, examples.reach):
                 held.popleft()
                 base += 1
     if total > first:
@@ -140,12 +141,15 @@ def windows(
 class Examples:
     """Collects the examples of a block of windows, and runs the model on them together.
 
-    The voice is judged by the sound of a window with that of so many frames `before` and `after` it as there are.
+    The voice is judged by the sound of a window with that of so many frames `before` and `after` it as there are. What
+    hears so much hears nearly the same in the next window, so it may be asked `every` so many steps only.
     """
 
-    def __init__(self, model: Judge, everyone: bool, *, after: int):
+    def __init__(self, model: Judge, everyone: bool, *, after: int, every: int = 1):
         self._model, self._everyone = model, everyone
-        self.before, self.after = model.n_heard - model.n_frames - after, after
+        self.before, self.after, self._every = model.n_heard - model.n_frames - after, after, every
+        self.reach = self.before + every - 1  # looks before a window that it may need
+        self._voice: tuple[int, tuple[str, int, int]] | None = None  # the step that the newest voice is of
         self.pending: list[dict[str, Any]] = []
         self._batch: list[Batch] = []
         self._ear = Ear()
@@ -160,26 +164,32 @@ class Examples:
         """Add the window of `n_frames` at `step`; return the finished block at its end."""
         looks = list(held)
         inside = looks[step - base : step - base + n_frames]
-        begin = max(0, step - base - self.before)
-        around = looks[begin : step - base + n_frames + self.after]
+        middle = step - step % self._every
+        begin = max(0, middle - base - self.before)
+        around = looks[begin : middle - base + n_frames + self.after]
         sound = np.concatenate([look.sound for look in around]) if self._model.hears else np.zeros(0, np.int16)
         speech = [self._heard[base + begin + i].speech for i in range(len(around)) if base + begin + i in self._heard]
         if self._model.needs_speech and np.mean(speech or [0.0]) < _LEAST_SPEECH:
             sound = sound[:0]
         people = sorted({person for look in inside for person in look.people}) if self._model.sees else []
-        wanted: list[tuple[str, int]] = []
-        if len(sound):
-            wanted.append(("voice", -1))
-            self._batch.append(example(self._model, None, sound, n_frames))
+        wanted: list[tuple[str, int, int]] = []  # person, and place in the batch
+
+        def judge(kind: str, person: int, faces: tuple[np.ndarray, np.ndarray] | None, sound: np.ndarray) -> None:
+            wanted.append((kind, person, len(self._batch)))
+            self._batch.append(example(self._model, faces, sound, n_frames))
+
+        if len(sound) and self._voice and self._voice[0] == middle:
+            wanted.append(self._voice[1])
+        elif len(sound):
+            judge("voice", -1, None, sound)
+            self._voice = (middle, wanted[-1])
         for person in people:
             faces = self._faces(looks, step - base, n_frames, person)
             if len(sound):
-                wanted.append(("both", person))
-                self._batch.append(example(self._model, faces, sound, n_frames))
+                judge("both", person, faces, sound)
             # The voice is the main person's, who is known at the end: everyone else is judged by the face.
             if self._everyone or not len(sound):
-                wanted.append(("face", person))
-                self._batch.append(example(self._model, faces, sound[:0], n_frames))
+                judge("face", person, faces, sound[:0])
         heard = [self._heard[number] for number in range(step, step + n_frames) if number in self._heard]
         found = {person: sum(person in look.people for look in inside) / n_frames for person in people}
         self.pending.append(
@@ -195,14 +205,14 @@ class Examples:
 
     def finish(self) -> list[Window]:
         """Return the windows of the block."""
-        log_probs = iter(self._model(self._batch))
+        log_probs = self._model(self._batch)
         done = []
         for entry in self.pending:
             said: dict[str, dict[int, LogProb]] = {"voice": {}, "both": {}, "face": {}}
-            for kind, person in entry.pop("wanted"):
-                said[kind][person] = next(log_probs)
+            for kind, person, place in entry.pop("wanted"):
+                said[kind][person] = log_probs[place]
             done.append(Window(voice=said["voice"].get(-1), both=said["both"], face=said["face"], **entry))
-        self.pending, self._batch = [], []
+        self.pending, self._batch, self._voice = [], [], None
         return done
 
     def _faces(self, looks: list[Look], start: int, n_frames: int, person: int) -> tuple[np.ndarray, np.ndarray]:
