@@ -289,8 +289,8 @@ def check(config: Mapping[str, Any]) -> None:
         if not holds and field_check.names:
             raise unknown_name(name, values[name], field_check.names)
         if not holds:
-            wanted = kind if field_check is ANY else field_check.expected
-            raise UserError(f"{name}={values[name]!r} is out of range: expected {wanted}")
+            expected = kind if field_check is ANY else field_check.expected
+            raise UserError(f"{name}={values[name]!r} is out of range: expected {expected}")
     given = {name: f"{name}={value!r}" for name, value in values.items()}
     for name, limit in (
         ("model.mfcc.n_mfcc", "model.mfcc.n_mels"),

@@ -20,15 +20,11 @@ def percent(text: str) -> str:
 
 def markdown(rows: list[dict[str, str]]) -> str:
     """Return a table of runs or of cross-validations, and below it the meaning of the numbers and the commands."""
-    header, cells, meaning = (
-        peers(rows) if "what" in rows[0] else crossvals(rows) if "system" in rows[0] else runs(rows)
-    )
+    header, cells, meaning = crossvals(rows) if "system" in rows[0] else runs(rows)
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in cells]
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(row["command"] for row in rows))
-    machines = "; ".join(
-        sorted({row["machine"] + (f" ({row['devices']})" if "devices" in row else "") for row in rows})
-    )
+    machines = "; ".join(sorted({f"{row['machine']} ({row['devices']})" for row in rows}))
     each = "Each row's command" if "system" not in rows[0] else "Made by"
     return "\n".join([*lines, "", f"{meaning}, on {machines}. {each}:", "", commands])
 
@@ -47,22 +43,6 @@ def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, .
         for row in rows
     ]
     return header, cells, "Clip level, per cent"
-
-
-def peers(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
-    """Return the header, the cells and the meaning of a table with one row for each system on the same clips."""
-    header = ("", "system", "clips (speakers)", "UAR", "WAR", "without an answer")
-    cells = [
-        (
-            row["what"],
-            row["system"],
-            row["clips"] + (f" ({row['speakers']})" if row["speakers"] != "0" else ""),
-            *(percent(row[name]) for name in ("uar", "war")),
-            row["without_answer"],
-        )
-        for row in rows
-    ]
-    return header, cells, "Clip level, per cent, labels of basic7; no answer is wrong"
 
 
 def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:

@@ -72,6 +72,14 @@ def hearing(workdir: pathlib.Path) -> "Recognizer":
     return predict_kit.recognizer(workdir, OneFace())
 
 
+@pytest.fixture(scope="session")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A film of two seconds with one face."""
+    import films
+
+    return films.film(tmp_path_factory.mktemp("talk") / "talk.mp4", seconds=2, size=(320, 240))
+
+
 def clips_of(root: pathlib.Path) -> "list[Clip]":
     """The clips of a sample corpus."""
     from fusion_emotion.corpora import catalogue

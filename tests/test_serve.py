@@ -15,26 +15,15 @@ import pytest
 
 import launch
 import predict_kit
-from films import OneFace, ffmpeg, film
+from films import ffmpeg
 from fusion_emotion.errors import UserError
 from fusion_emotion.serve import page
 from fusion_emotion.serve.desk import MEDIA, Desk, plain
 
 
-@pytest.fixture(scope="module")
-def recognizer(workdir):
-    """A recogniser that finds a face in every frame that is not black."""
-    return predict_kit.recognizer(workdir, OneFace())
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory):
-    return film(tmp_path_factory.mktemp("talk") / "talk.mp4", seconds=2, size=(320, 240))
-
-
 @pytest.fixture
-def desk(recognizer, tmp_path):
-    opened = Desk(recognizer, tmp_path)
+def desk(hearing, tmp_path):
+    opened = Desk(hearing, tmp_path)
     yield opened
     opened.close()
 

@@ -14,25 +14,12 @@ import time
 
 import pytest
 
-import predict_kit
 from conftest import ROOT
-from films import OneFace, film
 from fusion_emotion.serve import page
 from test_serve import answer, files_below, free_port
 
 LIMIT_MB = 2
 BROWSER = shutil.which("chromium")
-
-
-@pytest.fixture(scope="module")
-def recognizer(workdir):
-    """A recogniser that finds a face in every frame that is not black."""
-    return predict_kit.recognizer(workdir, OneFace())
-
-
-@pytest.fixture(scope="module")
-def talk(tmp_path_factory):
-    return film(tmp_path_factory.mktemp("talk") / "talk.mp4", seconds=2, size=(320, 240))
 
 
 # Whatever the environment says, the page is for this machine alone.
@@ -57,7 +44,7 @@ def _watch(event: str, arguments: tuple) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(recognizer, tmp_path_factory):
+def served(hearing, tmp_path_factory):
     """The page, its address, and where its temporary files lie."""
     pytest.importorskip("gradio", reason="gradio is not installed: pip install -r requirements-serve.txt")
     temporary = tmp_path_factory.mktemp("temporary")
@@ -66,7 +53,7 @@ def served(recognizer, tmp_path_factory):
             patch.setenv(name, value)
         patch.setattr(page.tempfile, "tempdir", str(temporary))
         sys.addaudithook(_watch)
-        with page.running(recognizer, port=free_port(), max_upload_mb=LIMIT_MB) as (address, desk):
+        with page.running(hearing, port=free_port(), max_upload_mb=LIMIT_MB) as (address, desk):
             yield address.rstrip("/"), desk, temporary
     assert not list(temporary.iterdir())
 
