@@ -14,6 +14,7 @@ from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.protocols import PARTS, PROTOCOLS, Item, Part, Protocol, protocol
 from fusion_emotion.errors import UserError
 from fusion_emotion.input.leaks import KINDS, severity
+from tiny import Placed
 
 # Held-out actors, written out from the publications.
 PUBLISHED = {
@@ -48,10 +49,10 @@ def sex_of(actors: Sequence[int] = ACTORS, *, name: str = "ravdess") -> dict[str
 
 def corpus(
     actors: Sequence[int] = ACTORS, *, takes: int = 60, modalities: int = 1, name: str = "ravdess"
-) -> list[Item]:
+) -> list[Placed]:
     """RAVDESS in small: every actor's takes, each as often as there are modalities."""
     return [
-        Item(take_id=f"{name}/01-{take:02d}-{speaker[-2:]}", speaker=speaker, sex=sex, label=take % 8)
+        Placed(take_id=f"{name}/01-{take:02d}-{speaker[-2:]}", speaker=speaker, sex=sex, label=take % 8)
         for _ in range(modalities)
         for speaker, sex in sex_of(actors, name=name).items()
         for take in range(takes)
@@ -229,7 +230,7 @@ def test_a_planted_leak_is_caught(name: str) -> None:
 
 def test_a_take_that_leaks_from_one_speaker_to_another_is_caught() -> None:
     """Two speakers in one take: no speaker is on two sides, but the take is."""
-    items = [Item(take_id="duet", speaker=name, sex="male", label=0) for name in ("ravdess/01", "ravdess/03")]
+    items = [Placed(take_id="duet", speaker=name, sex="male", label=0) for name in ("ravdess/01", "ravdess/03")]
     with pytest.raises(AssertionError, match="duet"):
         protocols.check(items, ["train", "test"], protocol("loso"))
 

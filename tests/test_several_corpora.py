@@ -15,7 +15,6 @@ from films import contents
 from fusion_emotion import config
 from fusion_emotion.corpora import catalogue, ferplus, labels, protocols
 from fusion_emotion.corpora.corpus import Wanted
-from fusion_emotion.corpora.protocols import Item
 from fusion_emotion.errors import UserError
 from fusion_emotion.input.batches import training_batches
 from fusion_emotion.input.data import Data
@@ -232,12 +231,8 @@ def test_corpora_need_roots_and_labels(changes: dict, said: str) -> None:
 def test_given_parts_are_checked() -> None:
     def draw(splits: str, speakers: str) -> list[str]:
         items = [
-            Item(
-                take_id=str(i),
-                speaker=speaker,
-                sex="",
-                label=0,
-                split={"r": "train", "e": "test", "v": "validation"}.get(s, ""),
+            tiny.Placed(
+                take_id=str(i), speaker=speaker, split={"r": "train", "e": "test", "v": "validation"}.get(s, "")
             )
             for i, (s, speaker) in enumerate(zip(splits, speakers, strict=True))
         ]

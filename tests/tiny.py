@@ -1,5 +1,6 @@
 """A prepared corpus of a few kilobytes whose classes are plain to see and to hear."""
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Sequence
@@ -11,6 +12,18 @@ from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.prepare.records import MANIFEST, Record, Row, encode, write_rows, write_shard_list
 
 FACE_SIZE = 32
+
+
+@dataclasses.dataclass(kw_only=True)
+class Placed:
+    """The fields of a manifest's row that a protocol may use."""
+
+    take_id: str
+    speaker: str
+    sex: str = ""
+    label: int = 0
+    corpus: str = ""
+    split: str = ""
 
 
 def records_of(*, speakers: int = 6, takes: int = 1, n_frames: int = 12, seed: int = 0) -> list[Record]:

@@ -6,6 +6,7 @@ never used for a choice: every protocol takes the validation part, which chooses
 
 import dataclasses
 import re
+import typing
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -19,16 +20,16 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Unit = Literal["segment", "take", "speaker"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """The fields that a protocol may use of one unit that it places: a clip or a segment."""
+@typing.runtime_checkable  # the tests check types at run time
+class Item(typing.Protocol):
+    """The fields that a protocol may use of one unit that it places: a clip (a row of the manifest) or a segment."""
 
     take_id: str
     speaker: str
     sex: str
     label: int
-    corpus: str = ""
-    split: str = ""  # the part that the corpus or a table names
+    corpus: str
+    split: str  # the part that the corpus or a table names
 
 
 # The held-out takes or speakers of each fold, from the items, the number of folds and a seed.

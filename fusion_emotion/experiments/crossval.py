@@ -30,7 +30,7 @@ from fusion_emotion.evaluate.baselines import available, baseline
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.data import Data
 from fusion_emotion.input.membership import CLIPS, clip_ids, parts_of
-from fusion_emotion.input.segments import Segments, items_of, rows_for, usable_rows
+from fusion_emotion.input.segments import Segments, rows_for, usable_rows
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.progress import bar
 from fusion_emotion.train.writer import read_metrics
@@ -87,7 +87,7 @@ def plan(config: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path)
     for name in config["crossval"]["protocols"]:
         protocol = protocols.protocol(name, field="crossval.protocols")
         used = rows_for(protocol, rows)
-        folds = protocols.folds(items_of(used), protocol, n_folds=split["n_folds"], seed=split["seed"])
+        folds = protocols.folds(used, protocol, n_folds=split["n_folds"], seed=split["seed"])
         if not folds:
             raise UserError(f"crossval.protocols: {name} tests none of these speakers; choose kfold, takes or loso")
         for seed in config["crossval"]["seeds"]:

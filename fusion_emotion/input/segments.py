@@ -139,21 +139,6 @@ def rows_for(protocol: protocols.Protocol, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not protocol.corpora or row.corpus in protocol.corpora]
 
 
-def items_of(rows: Sequence[Row]) -> list[protocols.Item]:
-    """Return the fields of each clip that a protocol may use."""
-    return [
-        protocols.Item(
-            take_id=row.take_id,
-            speaker=row.speaker,
-            sex=row.sex,
-            label=row.label,
-            corpus=row.corpus,
-            split=row.split,
-        )
-        for row in rows
-    ]
-
-
 def cutting_for(protocol: protocols.Protocol, cutting: Cutting) -> Cutting:
     """Return the cutting under a protocol: one that places segments switches `random_start` off."""
     # Training segments that start anywhere would reach into those of the other parts.
@@ -173,7 +158,7 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
         return dict.fromkeys(protocols.PARTS, segments)
     # Clips of corpora that the protocol does not place only train.
     is_placed = np.array([row.corpus in (split.get("corpora") or {row.corpus}) for row in rows], bool)
-    items = items_of([row for row, placed in zip(rows, is_placed, strict=True) if placed])
+    items = [row for row, placed in zip(rows, is_placed, strict=True) if placed]
     overlap = cutting.hop < cutting.longest
     if by_segment and (overlap or len(segments) == len(rows)):
         raise UserError(
