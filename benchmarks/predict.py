@@ -1,13 +1,13 @@
 """Prediction of films of 720p, against real time, against the package `fer` and against a plain recipe, in one run.
 
-    PYTHONPATH=. python benchmarks/predict.py FOLDER MODEL [--insightface_root=DIR] [--minutes=1,10,60]
+    PYTHONPATH=. python benchmarks/predict.py FOLDER [MODEL] [--insightface_root=DIR] [--minutes=1,10,60]
         [--fer_python=PATH]
 
-FOLDER holds mp4 files; MODEL is the workdir of a finished training. The long films are one clip over and over, copied
-without encoding into a temporary folder (77 MB a minute). Each measurement is a process of its own, which prints the
-length of the film over the time, and its peak memory above that at its start. `--fer_python` is the Python of an
-environment with `fer`: pip install fer tensorflow-cpu "moviepy<2" "setuptools<81". The plain recipe is OpenCV, SCRFD at
-640 px on every full frame, and the network once a frame. Both peers read 300 frames.
+FOLDER holds mp4 files; MODEL is a released model or the workdir of a finished training. The long films are one clip
+over and over, copied without encoding into a temporary folder (77 MB a minute). Each measurement is a process of its
+own, which prints the length of the film over the time, and its peak memory above that at its start. `--fer_python` is
+the Python of an environment with `fer`: pip install fer tensorflow-cpu "moviepy<2" "setuptools<81". The plain recipe is
+OpenCV, SCRFD at 640 px on every full frame, and `face-base` once a frame. Both peers read 300 frames.
 """
 
 import json
@@ -22,6 +22,8 @@ from typing import Any
 import av
 from absl import app, flags
 
+from fusion_emotion.config import RELEASED_MODEL
+
 _ROOT = flags.DEFINE_string("insightface_root", "~/.insightface", "Folder of InsightFace's packs.")
 _MINUTES = flags.DEFINE_list("minutes", ["1", "10"], "Lengths of the films.")
 _FER = flags.DEFINE_string("fer_python", "", "Python of an environment with fer; empty: leave it out.")
@@ -33,18 +35,18 @@ began = time.perf_counter()
 from fusion_emotion import Recognizer
 from benchmarks.predict import peak_mb
 import jax
-jax.config.update("jax_compilation_cache_dir", sys.argv[4])
+jax.config.update("jax_compilation_cache_dir", sys.argv[3])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-recognizer = Recognizer.load(sys.argv[2], detector="insightface", insightface_root=sys.argv[3])
-recognizer(sys.argv[5])
+recognizer = Recognizer.load(sys.argv[2])
+recognizer(sys.argv[4])
 ready_s, start_mb = time.perf_counter() - began, peak_mb()
 began = time.perf_counter()
 seconds = 0.0
 for path in json.loads(sys.argv[1]):
     told = recognizer(path)
     seconds += told.duration_s
-    if sys.argv[6]:
-        told.save(tempfile.mkdtemp(), [sys.argv[6]])
+    if sys.argv[5]:
+        told.save(tempfile.mkdtemp(), [sys.argv[5]])
 spent = time.perf_counter() - began
 print(json.dumps({"x": seconds / spent, "ready_s": ready_s, "above_mb": peak_mb() - start_mb, "start_mb": start_mb}))
 """
@@ -54,12 +56,13 @@ import json, sys, time
 import cv2, numpy as np
 from fusion_emotion.models.weights import load_model
 from fusion_emotion.models.batch import batch_spec, noise
+from fusion_emotion.predict.recognizer import find
 from fusion_emotion.predict.windows import Model
 from insightface.model_zoo import get_model
 import glob
-found = get_model(glob.glob(sys.argv[3] + "/models/*/det_*.onnx")[0])
+found = get_model(glob.glob(sys.argv[2] + "/models/*/det_*.onnx")[0])
 found.prepare(-1, input_size=(640, 640))
-loaded = load_model(sys.argv[2])
+loaded = load_model(find("face-base")[0])
 model = Model(loaded)
 example = {name: value[0] for name, value in noise(batch_spec(loaded.config), n_classes=8).items()}
 model([example])
@@ -129,7 +132,7 @@ def measured(program: str, paths: list[pathlib.Path], *arguments: str, python: s
     return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
 
 
-def first_row_s(film: pathlib.Path, model: str, root: str, folder: pathlib.Path) -> float:
+def first_row_s(film: pathlib.Path, model: str, folder: pathlib.Path) -> float:
     """Return the seconds from the start of the command to its first rows on the disk."""
     command = [
         sys.executable,
@@ -138,9 +141,8 @@ def first_row_s(film: pathlib.Path, model: str, root: str, folder: pathlib.Path)
         f"--input={film}",
         f"--model={model}",
         f"--output={folder}",
+        f"--config.run.cache={folder.parent / 'cache'}",
     ]
-    command += [f"--config.run.insightface_root={root}", "--config.predict.detector=insightface"]
-    command.append(f"--config.run.cache={folder.parent / 'cache'}")
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = folder / f".{film.stem}.rows"
@@ -154,19 +156,19 @@ def first_row_s(film: pathlib.Path, model: str, root: str, folder: pathlib.Path)
 
 def main(argv: list[str]) -> None:
     """Print a row for each measurement."""
-    folder, model = pathlib.Path(argv[1]), argv[2]
+    folder, model = pathlib.Path(argv[1]), argv[2] if len(argv) > 2 else RELEASED_MODEL
     root = str(pathlib.Path(_ROOT.value).expanduser())
     clips = sorted(folder.rglob("*.mp4"))
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
-        common = (model, root, str(place / "compiled"), str(clips[0]))
+        common = (model, str(place / "compiled"), str(clips[0]))
         measured(OURS, clips[:1], *common, "")  # fills the compilation cache
         row = measured(OURS, clips, *common, "")
         print(f"{len(clips)} clips of 720p                 {row['x']:5.1f} x real time")
         films = {float(m): repeated(clips[0], place / f"{m}.mp4", 60 * float(m)) for m in _MINUTES.value[:2]}
         shortest = films[min(films)]
         for index in range(2):
-            spent = first_row_s(shortest, model, root, place / f"out{index}")
+            spent = first_row_s(shortest, model, place / f"out{index}")
         print(f"first rows after the start       {spent:5.1f} s, with a warm compilation cache")
         for minutes in map(float, _MINUTES.value):
             film = films.get(minutes) or repeated(clips[0], place / "long.mp4", 60 * minutes)
@@ -187,7 +189,7 @@ def main(argv: list[str]) -> None:
         print(f"with the drawing, 360p           {row['x']:5.1f} x real time")
         peers = [("plain recipe", PLAIN, sys.executable)] + [("fer", FER, _FER.value)] * bool(_FER.value)
         for name, program, python in peers:
-            row = measured(program, [shortest], *common, python=python)
+            row = measured(program, [shortest], root, python=python)
             print(f"{name:<12} 720p                {row['x']:5.2f} x real time")
 
 

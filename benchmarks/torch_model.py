@@ -45,15 +45,19 @@ class Audio(nn.Module):
 
 
 class Video(nn.Module):
-    """`StripCNN` (patch) or `OriginalStripCNN` (original)."""
+    """`StripCNN` (patch, patch_norm) or `OriginalStripCNN` (original)."""
 
     def __init__(self, network: str, features: int, face_size: int):
         super().__init__()
         layers: list[nn.Module] = []
-        if network == "patch":
-            layers += [nn.ZeroPad2d((0, 2, 0, 2)), nn.Conv2d(3, 32, 4, stride=2), nn.MaxPool2d(4), nn.ReLU()]
+        if network in ("patch", "patch_norm"):
+
+            def norm(width: int) -> list[nn.Module]:
+                return [nn.BatchNorm2d(width)] if network == "patch_norm" else []
+
+            layers += [nn.ZeroPad2d((0, 2, 0, 2)), nn.Conv2d(3, 32, 4, stride=2), *norm(32), nn.MaxPool2d(4), nn.ReLU()]
             for before, width in ((32, 96), (96, 128)):
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+                layers += [nn.Conv2d(before, width, 3, padding=1), *norm(width), nn.ReLU(), nn.MaxPool2d(2)]
         else:
             for before, kernel in ((3, 3), (32, 5), (32, 5)):
                 layers += [nn.Conv2d(before, 32, kernel, padding=kernel // 2), nn.ReLU(), nn.MaxPool2d(2)]
@@ -109,6 +113,11 @@ def with_parameters(model: Fusion, params: Mapping[str, Any]) -> Fusion:
     places = [layer for layer in model.video.convolutions if isinstance(layer, nn.Conv2d)]
     for place, ours in zip(places, convolutions, strict=True):
         put(place.weight, np.asarray(ours["kernel"]).transpose(3, 2, 0, 1))
+        put(place.bias, ours["bias"])
+    places = [layer for layer in model.video.convolutions if isinstance(layer, nn.BatchNorm2d)]
+    norms = [video[name] for name in sorted(video) if name.startswith("BatchNorm")]
+    for place, ours in zip(places, norms, strict=True):
+        put(place.weight, ours["scale"])
         put(place.bias, ours["bias"])
     for ours, theirs in ((video["Dense_0"], model.video.dense), (params["Dense_0"], model.head)):
         put(theirs.weight, np.asarray(ours["kernel"]).T)

@@ -10,12 +10,12 @@ how well the model does on people it has never seen. Time and number depend on t
 
 from ml_collections import ConfigDict
 
-from fusion_emotion.config import defaults
+from configs import ravdess
 
 
 def get_config() -> ConfigDict:
-    """Return the defaults with what data of any kind need instead."""
-    config = defaults()
+    """Return configs/ravdess.py with what data of any kind need instead."""
+    config = ravdess.get_config()
     config.data.corpus = "folder"
     config.data.root = "data/own"
     config.split.protocol = "kfold"

@@ -165,8 +165,8 @@ FIELDS: dict[str, Field] = {
     # --- model: the network ---
     "model.modalities": Field("audio+video", one_of("audio+video", "audio", "video")),
     "model.features": Field(200, whole(1, 4096)),  # of each modality
-    # face: a network of one face, over the strip; it takes segments of any length, and stills
-    "model.strip_network": Field("patch", one_of("patch", "original", "face")),
+    # patch_norm: patch with batch normalisation; face: a network of one face, over the strip, for any length and stills
+    "model.strip_network": Field("patch", one_of("patch", "patch_norm", "original", "face")),
     "model.face_colour": Field(False),  # of the network "face"; False: grey
     # lstm: the description's, of segments; whole_clip: convolutions and a two-way LSTM, of whole clips
     "model.voice_network": Field("lstm", one_of("lstm", "whole_clip")),

@@ -79,9 +79,9 @@ def test_every_config_builds_with_its_number_of_parameters() -> None:
     # The original's: faces of 50 px, three LSTMs
     assert sizes == {
         "faces": 873_840,
-        "folder": 848_320,
+        "folder": 848_832,
         "original": 2_080_448,
-        "ravdess": 848_320,
+        "ravdess": 848_832,
         "ravdess_audio": 194_488,
         "sample": 848_320,
         "voice": 874_737,
@@ -140,7 +140,7 @@ def test_a_missing_modality_says_nothing_whatever_its_bytes(flag: str, field: st
 
 
 @pytest.mark.parametrize(
-    ("strip_network", "train"), [("patch", False), ("patch", True), ("original", True), ("face", True)]
+    ("strip_network", "train"), [("patch", False), ("patch_norm", True), ("original", True), ("face", True)]
 )
 def test_a_masked_example_does_not_influence_the_others(strip_network: str, train: bool) -> None:
     batch = segments()

@@ -1,6 +1,7 @@
 """Names in a config to a network."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,12 @@ from fusion_emotion.models.fusion import FusionNet
 from fusion_emotion.models.strip import OriginalStripCNN, StripCNN
 from fusion_emotion.models.voice import DescriptorView, VoiceNet
 
-STRIP_NETWORKS: Mapping[str, type[nn.Module]] = {"patch": StripCNN, "original": OriginalStripCNN, "face": FaceCNN}
+STRIP_NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "patch": StripCNN,
+    "patch_norm": functools.partial(StripCNN, norm=True),
+    "original": OriginalStripCNN,
+    "face": FaceCNN,
+}
 
 
 def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | None = None) -> FusionNet:
@@ -38,11 +44,10 @@ def create_model(config: Mapping[str, Any], *, n_classes: int, axis_name: str | 
         audio = VoiceNet(mel=mel, tempo=augment["tempo"], pitch=augment["pitch"], **common)
     share = model["descriptors"]["share"]
     view = DescriptorView(n_classes, fft=model["mfcc"].get("fft", True)) if share and "audio" in modalities else None
-    video: nn.Module
-    if model["strip_network"] == "face":
-        video = FaceCNN(features=model["features"], colour=model["face_colour"], axis_name=axis_name, dtype=dtype)
-    else:
-        video = STRIP_NETWORKS[model["strip_network"]](features=model["features"], dtype=dtype)
+    colour = {"colour": model["face_colour"]} if model["strip_network"] == "face" else {}
+    video = STRIP_NETWORKS[model["strip_network"]](
+        features=model["features"], axis_name=axis_name, dtype=dtype, **colour
+    )
     return FusionNet(
         n_classes=n_classes,
         audio=audio if "audio" in modalities else None,

@@ -1,11 +1,13 @@
 """A film or a sound as steps of 0.2 s, each track read once, in memory that does not grow with the length."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -24,6 +26,7 @@ _BEFORE_S = 1.0  # read before the first step that is asked for: the frame befor
 # Formats whose time stamps are the same after a seek; others are decoded from the start.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _NO_SOUND = np.zeros(0, np.int16)
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +98,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[Step]:
         """Yield the steps, in order."""
-        pictures = self.picture.steps(self._origin_s, self._start) if self.picture else iter(())
-        sounds = self.sound.steps(self._origin_s, self._start) if self.sound else iter(())
+        pictures = _ahead(self.picture.steps(self._origin_s, self._start)) if self.picture else iter(())
+        sounds = _ahead(self.sound.steps(self._origin_s, self._start)) if self.sound else iter(())
         ahead: list[np.ndarray] = []  # sound that is read before its step
         has_picture = self.picture is not None
         for step in itertools.count(self._start):
@@ -122,6 +125,22 @@ class Reader:
         if self.picture:  # as in `sample_times`
             return n_samples > SAMPLES_PER_FRAME // 2
         return round(step + n_samples / SAMPLES_PER_FRAME) > step  # as in `segments.n_times`
+
+
+def _ahead(items: Iterator[_T], n: int = 8) -> Iterator[_T]:
+    """Yield items that a thread makes, up to `n` ahead: the next frames are decoded while faces are found in one."""
+    thread = ThreadPoolExecutor(1)
+    waiting: collections.deque[Future[_T]] = collections.deque()
+    try:
+        while True:
+            waiting += [thread.submit(next, items) for _ in range(n - len(waiting))]
+            try:
+                item = waiting.popleft().result()
+            except StopIteration:
+                return
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 class _Picture:

@@ -48,8 +48,8 @@ class Model:
         self.n_heard = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
         # A model that only hears may be of whole clips, and is asked what it hears around each second.
         self.n_frames = self.n_heard if self.sees else min(self.n_heard, FRAME_RATE_HZ)
-        # Many of these at once are no faster than few, and a batch is always filled.
-        self._batch_size = batch_size or (32 if self.n_heard == self.n_frames else 5)
+        # Many at once are hardly faster than few, and the last batch of a block is filled in vain.
+        self._batch_size = batch_size or (8 if self.n_heard == self.n_frames else 1)
 
         @jax.jit
         def log_prob(variables: Any, batch: Batch) -> jax.Array:

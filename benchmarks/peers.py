@@ -1,0 +1,133 @@
+"""How well a package that people use today names the emotions of the clips that this project is measured on.
+
+    PYTHONPATH=. python benchmarks/peers.py KIND FOLDER --fer_python=PATH
+
+KIND is ferplus, the test part of FER+ (majority label, eight labels), or ravdess, films of RAVDESS (seven labels, calm
+counts as neutral). `--fer_python` is the Python of an environment with the package `fer`, as its page says: pip install
+fer tensorflow-cpu "moviepy<2" "setuptools<81". Its network was trained on the training part of FER2013, whose pictures
+are those of FER+ under other labels. Of a film it sees five frames a second, and the mean of its answers counts; a clip
+without a face counts as wrong. Beside it stands `face-base` on films; results/faces.csv has it on FER+, whose training
+part it was trained on. It prints rows of results/peers.csv.
+"""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags
+
+from fusion_emotion import Recognizer
+from fusion_emotion.corpora import catalogue, labels
+from fusion_emotion.corpora.corpus import Wanted
+from fusion_emotion.errors import UserError
+from fusion_emotion.evaluate import metrics
+from fusion_emotion.evaluate.results import surroundings
+
+_FER = flags.DEFINE_string("fer_python", None, "Python of an environment with fer.", required=True)
+_SETS = {"ferplus": "neutral, happy, surprised, sad, angry, disgust, fearful, contempt", "ravdess": "basic7"}
+_TRAINED = {"fer": "FER2013", "face-base": "FER+"}
+
+FER = """
+import json, sys
+import cv2
+from fer.fer import FER
+finder = FER()
+for path in json.load(sys.stdin):
+    film, number, totals = cv2.VideoCapture(path), 0, {}
+    every = max(1, round((film.get(cv2.CAP_PROP_FPS) or 5) / 5))
+    while True:
+        there, frame = film.read()
+        if not there:
+            break
+        number += 1
+        if (number - 1) % every:
+            continue
+        # A picture of FER+ is a face already.
+        whole = [(0, 0, *frame.shape[1::-1])] if max(frame.shape) <= 48 else None
+        for face in finder.detect_emotions(frame, face_rectangles=whole)[:1]:
+            for emotion, share in face["emotions"].items():
+                totals[emotion] = totals.get(emotion, 0.0) + float(share)
+    print("answer", json.dumps([path, max(totals, key=totals.get) if totals else ""]), flush=True)
+"""
+
+
+def of_fer(paths: Sequence[str]) -> list[str]:
+    """Return what `fer` says of each clip, "" where it finds no face."""
+    ran = subprocess.run([_FER.value, "-c", FER], input=json.dumps(paths), capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise SystemExit(ran.stderr[-2000:])
+    said = dict(json.loads(line[7:]) for line in ran.stdout.splitlines() if line.startswith("answer "))
+    return [labels.known_word(said[path]) for path in paths]
+
+
+def of_face_base(paths: Sequence[str]) -> list[str]:
+    """Return what the released model of faces says of each clip, "" where it finds no face."""
+    recognizer = Recognizer.load("face-base")
+    said = []
+    for path in paths:
+        try:
+            told = recognizer(path)
+        except UserError:
+            said.append("")
+        else:
+            said.append(told.label_names[int(np.argmax(told.main.mean))])
+    return said
+
+
+def main(argv: list[str]) -> None:
+    """Print a row for each system."""
+    kind, folder = argv[1:]
+    corpus = catalogue.corpus(kind)
+    classes = labels.parse(_SETS[kind])
+    wanted = Wanted(audio_alone=False, channel="speech")
+    clips = [
+        clip for clip in catalogue.find_clips(corpus, pathlib.Path(folder), wanted).clips if clip.split in ("", "test")
+    ]
+    true = [classes.of(clip.emotion) for clip in clips]
+    paths = [str(clip.path) for clip in clips]
+    systems = {"fer": of_fer} | ({"face-base": of_face_base} if kind == "ravdess" else {})
+    around = surroundings()
+    out = csv.writer(sys.stdout)
+    out.writerow(
+        (
+            "peer",
+            "trained_on",
+            "corpus",
+            "clips",
+            "answered",
+            "uar",
+            "war",
+            "chance_uar",
+            "machine",
+            "devices",
+            "date",
+            "command",
+        )
+    )
+    for name, answers_of in systems.items():
+        said = answers_of(paths)
+        # One class more, for no answer and for what is no label here.
+        none = len(classes.names)
+        answers = [none if (label := classes.of(word)) is None else label for word in said]
+        confusion = metrics.confusion_matrix(np.array(true), np.array(answers), none + 1)
+        scores = (f"{float(measure(confusion)):.4f}" for measure in (metrics.uar, metrics.war, metrics.chance_level))
+        command = f"PYTHONPATH=. python benchmarks/peers.py {kind} PATH --fer_python=PYTHON"
+        row = (
+            name,
+            _TRAINED[name],
+            kind,
+            len(clips),
+            sum(map(bool, said)),
+            *scores,
+            around["machine"],
+            "; ".join(around["devices"]),
+        )
+        out.writerow((*row, around["date"], command))
+
+
+if __name__ == "__main__":
+    app.run(main)
