@@ -46,8 +46,8 @@ for path in json.load(sys.stdin):
         number += 1
         if (number - 1) % every:
             continue
-        # A picture of FER+ is a face already.
-        whole = [(0, 0, *frame.shape[1::-1])] if max(frame.shape) <= 48 else None
+        # A picture of FER+ is a face already; fer adds 10 px on each side of a box.
+        whole = [(10, 10, 28, 28)] if frame.shape[:2] == (48, 48) else None
         for face in finder.detect_emotions(frame, face_rectangles=whole)[:1]:
             for emotion, share in face["emotions"].items():
                 totals[emotion] = totals.get(emotion, 0.0) + float(share)
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
         answers = [none if (label := classes.of(word)) is None else label for word in said]
         confusion = metrics.confusion_matrix(np.array(true), np.array(answers), none + 1)
         scores = (f"{float(measure(confusion)):.4f}" for measure in (metrics.uar, metrics.war, metrics.chance_level))
-        command = f"PYTHONPATH=. python benchmarks/peers.py {kind} PATH --fer_python=PYTHON"
+        command = f"PYTHONPATH=. python benchmarks/peers.py {kind} FOLDER --fer_python=PYTHON"
         row = (
             name,
             _TRAINED[name],

@@ -5,7 +5,7 @@
 PATH holds RAVDESS's files, flat or in Actor_*/ folders; with --config.run.download=True they are fetched (13 GB). The
 protocol is the original description's, 80 % / 20 % of the shuffled takes, which has the same speakers on both sides;
 --config.split.protocol=contiguous6 has not. Segments of one second, MFCC and LSTM, strips and CNN are as described; the
-strip network is normalised, the sound is also judged by descriptors, and training is regularised and augmented
+strip network is normalised, the sound is also judged by descriptors, and training is regularised and masks sound
 (docs/recipe.md). There is no number on the full corpus yet.
 """
 
@@ -22,9 +22,5 @@ def get_config() -> ConfigDict:
     config.augment.time_mask_s = 0.2
     config.augment.mel_mask = 12
     config.augment.gain_db = 6.0
-    config.augment.flip = 0.5
-    config.augment.crop_jitter = 0.1
-    config.augment.colour = 0.2
     config.train.weight_decay = 0.01
-    config.train.label_smoothing = 0.1
     return config

@@ -19,14 +19,29 @@ def percent(text: str) -> str:
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """Return a table of runs or of cross-validations, and below it the meaning of the numbers and the commands."""
-    header, cells, meaning = crossvals(rows) if "system" in rows[0] else runs(rows)
+    """Return a table of peers, cross-validations or runs, and below it the meaning of the numbers and the commands."""
+    header, cells, meaning = (peers if "peer" in rows[0] else crossvals if "system" in rows[0] else runs)(rows)
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in cells]
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(row["command"] for row in rows))
     machines = "; ".join(sorted({f"{row['machine']} ({row['devices']})" for row in rows}))
     each = "Each row's command" if "system" not in rows[0] else "Made by"
     return "\n".join([*lines, "", f"{meaning}, on {machines}. {each}:", "", commands])
+
+
+def peers(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """Return the header, the cells and the meaning of a table with one row for each system and collection of clips."""
+    header = ("", "trained on", "clips", "UAR", "WAR", "chance UAR")
+    cells = [
+        (
+            row["peer"],
+            row["trained_on"],
+            f"{row['corpus']} ({row['clips']})",
+            *(percent(row[name]) for name in ("uar", "war", "chance_uar")),
+        )
+        for row in rows
+    ]
+    return header, cells, "Clip level, per cent; none of the clips was in the training"
 
 
 def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:

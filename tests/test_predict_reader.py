@@ -2,13 +2,14 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
 
 import av
 import numpy as np
 import pytest
 
 from films import ffmpeg, film
-from fusion_emotion.predict.reader import Reader, duration_s
+from fusion_emotion.predict.reader import Reader, _ahead, duration_s
 from fusion_emotion.prepare.media import Film
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.units import SAMPLES_PER_FRAME
@@ -145,3 +146,24 @@ def test_times_are_kept_where_packets_are_lost(tmp_path):
     steps = list(Reader(str(tmp_path / "b.mkv")))
     assert len(steps) == 15
     assert steps[10].frame.mean() == pytest.approx(list(Reader(str(path)))[10].frame.mean(), abs=3)
+
+
+def test_frames_are_made_ahead_in_order_and_no_further() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            if number == 12:
+                raise MediaError("lost")
+            yield number
+
+    ahead = _ahead(items(), n=3)
+    assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
+    ahead.close()
+    assert 5 <= len(made) <= 8
+    made.clear()
+    with pytest.raises(MediaError, match="lost"):
+        list(_ahead(items()))
+    assert made == list(range(13))
+    assert list(_ahead(iter("ab"))) == ["a", "b"]
