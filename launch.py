@@ -101,13 +101,13 @@ def _use_model() -> None:
     if missing := [what for what, value in needed.items() if not value]:
         raise UserError(f"--mode={_MODE.value} needs {missing[0]}")
     config, output = completed(_CONFIG.value.to_dict()), pathlib.Path(_OUTPUT.value or "predictions").expanduser()
-    model, given = str(_MODEL.value), str(_INPUT.value)
+    model, given = str(_MODEL.value), str(_INPUT.value or "")
     if _MODE.value == "predict":
         commands.predict(config, given=given, model=model, output=output)
     elif _MODE.value == "serve":
         commands.serve(config, model=model)
     else:
-        commands.export(config, model=model, output=output)
+        commands.export(config, given=given, model=model, output=output)
 
 
 class _ConfigParser(config_flags.config_flags.ConfigFileFlagParser):

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -217,16 +218,16 @@ def serve(config: Config, *, model: str) -> None:
     page.serve(recognizer, config["serve"])
 
 
-def export(config: Config, *, model: str, output: pathlib.Path) -> None:
-    """Write a trained model as one file, with its front end and its temperature, and check it against JAX."""
-    from fusion_emotion.models.export import export_model
-    from fusion_emotion.models.weights import load_model
-    from fusion_emotion.predict.recognizer import find
+def export(config: Config, *, given: str, model: str, output: pathlib.Path) -> None:
+    """Write a trained model as one file, and check it against JAX on a recording, by default one that is made here."""
+    check(config)
+    from fusion_emotion.corpora.sample import make_clip
+    from fusion_emotion.predict.recognizer import Recognizer, find
 
-    folders = find(model)
-    if len(folders) > 1:
-        raise UserError(f"--model={model} is two models that judge together: export each by itself")
-    difference = export_model(load_model(folders[0]), output)
+    # The detector that needs no download: any faces will do.
+    recognizer = Recognizer(find(model), {**config["predict"], "detector": "centerface"}, config["run"])
+    with tempfile.TemporaryDirectory() as scratch:
+        difference = recognizer.export(output, given or str(make_clip(pathlib.Path(scratch))))
     print(f"exported   {output}, probabilities within {difference:.1e} of JAX's; inputs and labels in {output}.json")
 
 

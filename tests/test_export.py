@@ -18,6 +18,7 @@ from conftest import ROOT, settings_of
 from films import OneFace, clip_of, film
 from fusion_emotion.errors import UserError
 from fusion_emotion.input.batches import cut
+from fusion_emotion.models import export
 from fusion_emotion.models.export import export_model
 from fusion_emotion.models.frontend import log_mel
 from fusion_emotion.models.weights import load_model
@@ -174,6 +175,24 @@ def test_another_suffix_is_refused(workdir, tmp_path):
 )
 def test_wrong_flags(workdir, flags, words):
     refused(launch("--mode=export", *(flag.replace("MODEL", str(workdir)) for flag in flags)), *words)
+
+
+def test_the_windows_of_a_recording_are_compared(workdir, tmp_path, monkeypatch):
+    def wrong_on_windows(loaded, names, path):
+        path.write_bytes(b"")
+        right = jax.jit(export._function(loaded, names, fft=True))
+        return lambda *values: right(*values) * (0.9 if len(values[0]) == 1 else 1)
+
+    told = predict_kit.recognizer(workdir, OneFace())
+    clip = str(film(tmp_path / "a.mp4", seconds=2))
+    assert told.export(tmp_path / "model.stablehlo", clip) <= 1e-5
+    monkeypatch.setattr(export, "_to_stablehlo", wrong_on_windows)
+    export_model(load_model(workdir), tmp_path / "noise.stablehlo")
+    with pytest.raises(UserError, match="differs from JAX"):
+        told.export(tmp_path / "windows.stablehlo", clip)
+    assert not (tmp_path / "windows.stablehlo").exists()
+    with pytest.raises(UserError, match=r"nothing\.mp4"):
+        told.export(tmp_path / "model.stablehlo", str(tmp_path / "nothing.mp4"))
 
 
 @pytest.mark.slow

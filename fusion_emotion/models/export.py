@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import atomic
-from fusion_emotion.models.batch import batch_spec
+from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.models.create import create_model
 from fusion_emotion.models.weights import LoadedModel
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -30,11 +30,11 @@ _INPUTS = {  # by modality, what the file takes of a batch
 Function = Callable[..., jax.Array]
 
 
-def export_model(loaded: LoadedModel, path: pathlib.Path) -> float:
+def export_model(loaded: LoadedModel, path: pathlib.Path, examples: Sequence[Batch] = ()) -> float:
     """Write a model to `path`, by its suffix, and its description to `path`.json; return its difference from JAX.
 
     The file takes whole windows, in batches of any size; front end and temperature are in it. The difference is the
-    largest of the probabilities of noise, also without faces or sound. Raises UserError.
+    largest of the probabilities of `examples`, and of noise with and without faces and sound. Raises UserError.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"--output={path}: give a name that ends with {' or '.join(SUFFIXES)}")
@@ -43,7 +43,7 @@ def export_model(loaded: LoadedModel, path: pathlib.Path) -> float:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial:
             run = (_to_onnx if path.suffix == ".onnx" else _to_stablehlo)(loaded, names, partial)
-            difference = _difference(loaded, names, run)
+            difference = _difference(loaded, names, run, examples)
             if difference > _TOLERANCE:
                 raise UserError(f"{path.name} differs from JAX by {difference:.1e} in a probability, and is not kept")
         with atomic(path.with_name(f"{path.name}.json")) as partial:
@@ -155,17 +155,22 @@ def _to_stablehlo(loaded: LoadedModel, names: list[str], path: pathlib.Path) -> 
     return jax.export.deserialize(bytearray(path.read_bytes())).call
 
 
-def _difference(loaded: LoadedModel, names: list[str], run: Function) -> float:
-    """Return the largest difference of a probability from the network itself, on noise."""
+def _difference(loaded: LoadedModel, names: list[str], run: Function, examples: Sequence[Batch]) -> float:
+    """Return the largest difference of a probability from the network itself, on noise and on examples."""
     rng = np.random.default_rng(0)
-    values: dict[str, np.ndarray] = {}
+    noise: dict[str, np.ndarray] = {}
     for name, spec in _specs(loaded, names, 4).items():
         if spec.dtype == np.bool_:
-            values[name] = np.ones(spec.shape, np.bool_)
+            noise[name] = np.ones(spec.shape, np.bool_)
         else:
             low, high = (0, 256) if spec.dtype == np.uint8 else (-9000, 9000)
-            values[name] = rng.integers(low, high, spec.shape).astype(spec.dtype)
-    for number, name in enumerate(name for name in values if values[name].dtype == np.bool_):
-        values[name][1 + number] = False
-    expected = jax.jit(_function(loaded, names, fft=True))(*values.values())
-    return float(np.abs(np.exp(np.asarray(run(*values.values()))) - np.exp(np.asarray(expected))).max())
+            noise[name] = rng.integers(low, high, spec.shape).astype(spec.dtype)
+    for number, name in enumerate(name for name in noise if noise[name].dtype == np.bool_):
+        noise[name][1 + number] = False
+    fields = {name: "has_audio" if name == "has_sound" else name for name in names}
+    given = [[np.stack([one[field]]) for field in fields.values()] for one in examples]
+    expected = jax.jit(_function(loaded, names, fft=True))
+    return max(
+        float(np.abs(np.exp(np.asarray(run(*values))) - np.exp(np.asarray(expected(*values)))).max())
+        for values in [[*noise.values()], *given]
+    )

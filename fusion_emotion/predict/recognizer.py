@@ -14,6 +14,7 @@ from typing import Any
 from fusion_emotion import config as config_
 from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
+from fusion_emotion.models.export import export_model
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
 from fusion_emotion.predict.joint import Joint, described
 from fusion_emotion.predict.journal import Journal, Memory, Row
@@ -22,7 +23,7 @@ from fusion_emotion.predict.notice import notice
 from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import STEP_S, Prediction, Timeline, warnings_of
 from fusion_emotion.predict.reader import Reader
-from fusion_emotion.predict.windows import Judge, Model, windows
+from fusion_emotion.predict.windows import Judge, Model, Noted, windows
 from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.detectors import create_detector
 from fusion_emotion.prepare.media import check_whole
@@ -43,6 +44,7 @@ class Recognizer:
     """A model, or two that judge together, with a face detector; it keeps nothing of what it has judged."""
 
     def __init__(self, folders: Sequence[pathlib.Path], settings: Mapping[str, Any], run: Mapping[str, Any]):
+        self._folders = folders
         models = [Model(load_model(folder)) for folder in folders]
         self._model: Judge = models[0]
         if len(models) == 2:
@@ -120,6 +122,22 @@ class Recognizer:
             yield from moments(source, model, people, options=options, **chosen)
         except MediaError as error:
             raise UserError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
+
+    def export(self, path: pathlib.Path, source: str) -> float:
+        """Write the model to one file; return its difference from JAX, on a recording and noise (`models.export`).
+
+        Raises UserError.
+        """
+        if len(self._folders) > 1:
+            raise UserError("--model names two models that judge together: export each by itself")
+        noted = Noted(self._model)
+        try:
+            reader = Reader(source, picture=noted.sees, sound=noted.hears)
+            people = People(self._preparation, self._finder() if reader.picture else None)
+            collections.deque(windows((look for look, _ in people.looks(reader)), noted), maxlen=0)
+        except MediaError as error:
+            raise UserError(f"{source}: {error}") from error
+        return export_model(load_model(self._folders[0]), path, noted.given)
 
     def key(self, source: str) -> dict[str, Any]:
         """What the rows of a source depend on."""

@@ -102,6 +102,21 @@ class Judge(Protocol):
         """The same, compiled for another number of windows."""
 
 
+class Noted:
+    """A judge that keeps what it is given."""
+
+    def __init__(self, judge: Judge):
+        self._judge, self.given = judge, list[Batch]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._judge, name)
+
+    def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
+        """The log-probabilities of examples."""
+        self.given += examples
+        return self._judge(examples)
+
+
 def windows(
     looks: Iterable[Look], model: Judge, *, everyone: bool = False, first: int = 0, skip: int = 0
 ) -> Iterator[list[Window]]:
