@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     """Return the defaults with what keeps a model from learning its people by heart."""
     config = defaults()
     config.model.strip_network = "patch_norm"
-    config.model.descriptors.share = 0.7
+    config.model.descriptors.share = 0.33
     config.model.descriptors.speeds = (0.92, 1.08)
     config.augment.time_mask_s = 0.2
     config.augment.mel_mask = 12

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     """Return configs/ravdess.py with sound alone, and the runs of `--mode=crossval`."""
     config = ravdess.get_config()
     config.model.modalities = "audio"
+    config.model.descriptors.share = 0.7
     config.split.protocol = "kfold"
     config.split.n_folds = 6
     config.crossval.protocols = ("kfold", "random")
