@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from films import ffmpeg, film
-from fusion_emotion.predict.reader import Reader, _ahead, duration_s
+from fusion_emotion.predict.reader import Reader, duration_s, made_ahead
 from fusion_emotion.prepare.media import Film
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.units import SAMPLES_PER_FRAME
@@ -158,12 +158,12 @@ def test_frames_are_made_ahead_in_order_and_no_further() -> None:
                 raise MediaError("lost")
             yield number
 
-    ahead = _ahead(items(), n=3)
+    ahead = made_ahead(items(), n=3)
     assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
     ahead.close()
     assert 5 <= len(made) <= 8
     made.clear()
     with pytest.raises(MediaError, match="lost"):
-        list(_ahead(items()))
+        list(made_ahead(items()))
     assert made == list(range(13))
-    assert list(_ahead(iter("ab"))) == ["a", "b"]
+    assert list(made_ahead(iter("ab"))) == ["a", "b"]

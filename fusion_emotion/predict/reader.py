@@ -98,8 +98,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[Step]:
         """Yield the steps, in order."""
-        pictures = _ahead(self.picture.steps(self._origin_s, self._start)) if self.picture else iter(())
-        sounds = _ahead(self.sound.steps(self._origin_s, self._start)) if self.sound else iter(())
+        pictures = made_ahead(self.picture.steps(self._origin_s, self._start)) if self.picture else iter(())
+        sounds = made_ahead(self.sound.steps(self._origin_s, self._start)) if self.sound else iter(())
         ahead: list[np.ndarray] = []  # sound that is read before its step
         has_picture = self.picture is not None
         for step in itertools.count(self._start):
@@ -127,7 +127,7 @@ class Reader:
         return round(step + n_samples / SAMPLES_PER_FRAME) > step  # as in `segments.n_times`
 
 
-def _ahead(items: Iterator[_T], n: int = 8) -> Iterator[_T]:
+def made_ahead(items: Iterator[_T], n: int = 8) -> Iterator[_T]:
     """Yield items that a thread makes, up to `n` ahead: the next frames are decoded while faces are found in one."""
     thread = ThreadPoolExecutor(1)
     waiting: collections.deque[Future[_T]] = collections.deque()
