@@ -5,7 +5,7 @@ PYTHONPATH=. python benchmarks/train_step.py
 
 Both sides train the same network (the logits of the same parameters are compared first), on the same cores, each in a
 process of its own as its users run it, a few steps each in turn. PyTorch is timed once more in a process that keeps its
-memory as this project's trainer does (`devices.keep_memory`). Also: peak memory, compilation with and without a cache,
+memory as this project's trainer does (`kept.keep_memory`). Also: peak memory, compilation with and without a cache,
 and the trainer against its steps.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from configs import faces, original, ravdess, voice
 from fusion_emotion.config import defaults
-from fusion_emotion.train import devices
+from fusion_emotion.train import devices, kept
 
 NETWORKS: dict[str, ModuleType] = {
     f"configs/{m.__name__.split('.')[-1]}.py": m for m in (ravdess, original, voice, faces)
@@ -159,9 +159,9 @@ _steps: list[Step] = []  # of a `Process`: its one
 
 def _begin(side: str, network: str, size: int, keep_memory: bool, cache: str) -> tuple[Any, float]:
     if keep_memory:
-        devices.keep_memory()
+        kept.keep_memory()
     if cache:
-        devices.keep_compiled(pathlib.Path(cache))
+        kept.keep_compiled(pathlib.Path(cache))
     params, compile_s = None, float("nan")
     if side == "ours":
         step, params, compile_s = ours(config_of(network), size)
@@ -240,7 +240,7 @@ def memory_and_compilation(network: str) -> str:
 
 def main() -> None:
     """Print the tables."""
-    devices.keep_memory()
+    kept.keep_memory()
     print("a training step, median ms (ours : PyTorch), and our examples per second as a share of PyTorch's")
     own: dict[str, dict[str, float]] = {}
     sizes = {name: int(config_of(name)["train"]["batch_size"]) for name in NETWORKS}

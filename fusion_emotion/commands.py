@@ -194,11 +194,11 @@ def predict(config: Config, *, given: str, model: str, output: pathlib.Path) -> 
     check(config)
     from fusion_emotion.predict import batch
     from fusion_emotion.predict.recognizer import Recognizer, find
-    from fusion_emotion.train import devices
+    from fusion_emotion.train import kept
 
     batch.recordings(given, output)  # a wrong path is said before the model is compiled
-    devices.keep_memory()
-    devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
+    kept.keep_memory()
+    kept.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
     recognizer = Recognizer(find(model), config["predict"], config["run"])
     print(f"model      {model}, trained on {recognizer.about['trained_on']}, {recognizer.about['licence']}")
     batch.predict(recognizer, given, output)
@@ -211,9 +211,9 @@ def serve(config: Config, *, model: str) -> None:
 
     page.check_possible(config["serve"]["port"])  # before the model is loaded
     from fusion_emotion.predict.recognizer import Recognizer, find
-    from fusion_emotion.train import devices
+    from fusion_emotion.train import kept
 
-    devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
+    kept.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
     recognizer = Recognizer(find(model), config["predict"], config["run"])
     page.serve(recognizer, config["serve"])
 
@@ -334,11 +334,11 @@ def open_job(config: Config, workdir: pathlib.Path, *, drawn_anew: bool = False)
     from fusion_emotion.input.data import Data
     from fusion_emotion.input.membership import CLIPS
     from fusion_emotion.models.create import create_model
-    from fusion_emotion.train import devices
+    from fusion_emotion.train import devices, kept
     from fusion_emotion.train.plan import Plan
 
-    devices.keep_memory()
-    devices.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
+    kept.keep_memory()
+    kept.keep_compiled(expanded(config["run"]["cache"], field="run.cache") / "compiled")
     devices.check_batch_size(config)
     data = Data.open(config, folder, None if drawn_anew else workdir)
     plan = Plan(config, len(data.parts["train"]))

@@ -203,7 +203,7 @@ def test_off_joins_nothing_and_auto_without_a_cluster_is_an_error() -> None:
 def test_freed_memory_is_kept_for_what_comes_next() -> None:
     """Ten arrays of 32 MB, one after the other, take their 8,192 pages once and not ten times."""
     code = (
-        "import resource; import numpy as np; from fusion_emotion.train import devices\n"
+        "import resource; import numpy as np; from fusion_emotion.train import kept\n"
         "{}\n"
         "np.ones(1 << 22)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -212,7 +212,7 @@ def test_freed_memory_is_kept_for_what_comes_next() -> None:
     )
     default, kept = (
         int(subprocess.run([sys.executable, "-c", code.format(call)], capture_output=True, check=True, cwd=ROOT).stdout)
-        for call in ("", "devices.keep_memory()")
+        for call in ("", "kept.keep_memory()")
     )
     # NumPy asks for huge pages of arrays as large as these, where the system grants them.
     assert kept < default / 10

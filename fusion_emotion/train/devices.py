@@ -1,10 +1,7 @@
 """The one file that knows of pmap: how arrays are placed, and how a function runs on every device of every process."""
 
-import ctypes
 import math
 import os
-import pathlib
-import platform
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,8 +18,6 @@ from fusion_emotion.models.batch import Batch, batch_spec
 
 AXIS = "devices"
 
-# From glibc's malloc.h; see mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _STEP_BYTES = 10  # of a training step, for each byte of its batch, at least: 11 of the audio branch, 39 of both
 
 
@@ -62,24 +57,6 @@ def example_keys(seed: int, step: jax.Array, n: int) -> jax.Array:
     step_key = jax.random.fold_in(jax.random.key(seed), step)
     place = jax.lax.axis_index(AXIS) * n + jnp.arange(n)
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(place)
-
-
-def keep_memory() -> None:
-    """Keep freed memory for the next allocation; to be called before JAX starts its threads.
-
-    By default glibc returns the large arrays of every step to the system, which zeroes each page again in the next
-    step: a quarter of a step's time on a CPU (docs/speed.md). It changes the whole process: not for a library.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
-            libc.mallopt(parameter, value)
-
-
-def keep_compiled(folder: pathlib.Path) -> None:
-    """Cache compiled functions in `folder`, for later runs."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def replicate(tree: Any) -> Any:
