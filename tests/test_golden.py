@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import tiny
-from configs import original, ravdess
+from configs import original
 from conftest import ROOT
+from fusion_emotion import config as config_
 from fusion_emotion.models.batch import Batch
 from fusion_emotion.models.create import create_model
 from run_tiny import Tiny
@@ -39,10 +40,10 @@ def batch(face_size: int) -> Batch:
     return {name: jnp.asarray(value) for name, value in fields.items()}
 
 
-@pytest.mark.parametrize("name", ["ravdess", "original"])
+@pytest.mark.parametrize("name", ["defaults", "original"])
 def test_the_logits_of_the_initial_networks(name: str) -> None:
     """The same parameters from the same seed, and the same function of them, with dropout and without."""
-    config: dict[str, Any] = {"ravdess": ravdess, "original": original}[name].get_config().to_dict()
+    config: dict[str, Any] = {"defaults": config_, "original": original}[name].get_config().to_dict()
     net, segments = create_model(config, n_classes=8), batch(config["prepare"]["face_size"])
     variables = jax.jit(functools.partial(net.init, train=False))(jax.random.key(0), segments)
 

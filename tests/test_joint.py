@@ -151,7 +151,7 @@ def test_a_film_by_both(folders, tmp_path, monkeypatch):
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["model"]["parts"]["face"]["numbers"]["uar"] == 0.75
     with pytest.raises(UserError, match="export each by itself"):
-        commands.export(config_.defaults().to_dict(), model=name, output=tmp_path / "a.onnx")
+        commands.export(config_.defaults().to_dict(), given="a.mp4", model=name, output=tmp_path / "a.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -39,11 +39,9 @@ def export_model(loaded: LoadedModel, path: pathlib.Path, examples: Sequence[Bat
     The file takes whole windows, in batches of any size; front end and temperature are in it. The difference is the
     largest of the probabilities of `examples`, and of noise with and without faces and sound. Raises UserError.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--output={path}: give a name that ends with {' or '.join(SUFFIXES)}")
+    check_path(path)
     names = [name for part in ("video", "audio") if part in _modalities(loaded) for name in _INPUTS[part]]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as partial:
             run = (_to_onnx if path.suffix == ".onnx" else _to_stablehlo)(loaded, names, partial)
             difference = _difference(loaded, names, run, examples)
@@ -55,6 +53,16 @@ def export_model(loaded: LoadedModel, path: pathlib.Path, examples: Sequence[Bat
     except OSError as error:
         raise UserError(f"--output={path} cannot be written ({error.strerror}): choose another folder") from error
     return difference
+
+
+def check_path(path: pathlib.Path) -> None:
+    """Make the folder of an exported model. Raises UserError if that cannot be, or the suffix is not known."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--output={path}: give a name that ends with {' or '.join(SUFFIXES)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={path} cannot be written ({error.strerror}): choose another folder") from error
 
 
 def _modalities(loaded: LoadedModel) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from fusion_emotion import config as config_
 from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
-from fusion_emotion.models.export import export_model
+from fusion_emotion.models.export import check_path, export_model
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
 from fusion_emotion.predict.joint import Joint, described
 from fusion_emotion.predict.journal import Journal, Memory, Row
@@ -130,6 +130,7 @@ class Recognizer:
         """
         if len(self._folders) > 1:
             raise UserError("--model names two models that judge together: export each by itself")
+        check_path(path)
         noted = Noted(self._model)
         try:
             reader = Reader(source, picture=noted.sees, sound=noted.hears)
