@@ -1,6 +1,6 @@
 """How well a package that people use today names the emotions of the clips that this project is measured on.
 
-    PYTHONPATH=. python benchmarks/peers.py KIND FOLDER --fer_python=PATH
+    PYTHONPATH=. python benchmarks/peers.py KIND FOLDER "TITLE OF THE CLIPS" --fer_python=PATH
 
 KIND is ferplus, the test part of FER+ (majority label, eight labels), or ravdess, films of RAVDESS (seven labels, calm
 counts as neutral). `--fer_python` is the Python of an environment with the package `fer`, as its page says: pip install
@@ -80,7 +80,7 @@ def of_face_base(paths: Sequence[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Print a row for each system."""
-    kind, folder = argv[1:]
+    kind, folder, title = argv[1:]
     corpus = catalogue.corpus(kind)
     classes = labels.parse(_SETS[kind])
     wanted = Wanted(audio_alone=False, channel="speech")
@@ -115,11 +115,11 @@ def main(argv: list[str]) -> None:
         answers = [none if (label := classes.of(word)) is None else label for word in said]
         confusion = metrics.confusion_matrix(np.array(true), np.array(answers), none + 1)
         scores = (f"{float(measure(confusion)):.4f}" for measure in (metrics.uar, metrics.war, metrics.chance_level))
-        command = f"PYTHONPATH=. python benchmarks/peers.py {kind} FOLDER --fer_python=PYTHON"
+        command = f'PYTHONPATH=. python benchmarks/peers.py {kind} FOLDER "{title}" --fer_python=PYTHON'
         row = (
             name,
             _TRAINED[name],
-            kind,
+            title,
             len(clips),
             sum(map(bool, said)),
             *scores,

@@ -140,7 +140,8 @@ def test_a_missing_modality_says_nothing_whatever_its_bytes(flag: str, field: st
 
 
 @pytest.mark.parametrize(
-    ("strip_network", "train"), [("patch", False), ("patch_norm", True), ("original", True), ("face", True)]
+    ("strip_network", "train"),
+    [("patch", False), ("patch", True), ("patch_norm", True), ("original", True), ("face", True)],
 )
 def test_a_masked_example_does_not_influence_the_others(strip_network: str, train: bool) -> None:
     batch = segments()

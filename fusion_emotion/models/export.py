@@ -22,9 +22,6 @@ from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAM
 
 SUFFIXES = (".onnx", ".stablehlo")
 _TOLERANCE = 1e-5  # of probabilities
-# The same of descriptors in ONNX: pitch is the highest of several peaks, and the last bit of a number turns such a
-# choice. At most 1.2e-3 in 18 windows of RAVDESS.
-_OF_DESCRIPTORS = 5e-3
 _INPUTS = {  # by modality, what the file takes of a batch
     "video": {"faces": "RGB crops at 5 Hz", "face_found": "False: no face was found then"},
     "audio": {"waveform": "16 kHz mono", "has_sound": "False: there is no sound"},
@@ -45,9 +42,9 @@ def export_model(loaded: LoadedModel, path: pathlib.Path, examples: Sequence[Bat
         with atomic(path) as partial:
             run = (_to_onnx if path.suffix == ".onnx" else _to_stablehlo)(loaded, names, partial)
             difference = _difference(loaded, names, run, examples)
-            choosing = path.suffix == ".onnx" and loaded.config["model"]["descriptors"]["share"] > 0
-            if difference > (_OF_DESCRIPTORS if choosing else _TOLERANCE):
-                raise UserError(f"{path.name} differs from JAX by {difference:.1e} in a probability, and is not kept")
+            if difference > _TOLERANCE:
+                said = f"{path.name} differs from JAX by {difference:.1e} in a probability, and is not kept"
+                raise UserError(said if path.suffix == ".stablehlo" else f"{said}: choose --output=NAME.stablehlo")
         with atomic(path.with_name(f"{path.name}.json")) as partial:
             partial.write_text(json.dumps(_description(loaded, names), indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:

@@ -14,7 +14,6 @@ from typing import Any
 from fusion_emotion import config as config_
 from fusion_emotion.errors import UserError, unknown_name
 from fusion_emotion.files import is_utf8
-from fusion_emotion.models.export import check_path, export_model
 from fusion_emotion.models.weights import ABOUT, WEIGHTS, load_model, model_folder
 from fusion_emotion.predict.joint import Joint, described
 from fusion_emotion.predict.journal import Journal, Memory, Row
@@ -44,7 +43,6 @@ class Recognizer:
     """A model, or two that judge together, with a face detector; it keeps nothing of what it has judged."""
 
     def __init__(self, folders: Sequence[pathlib.Path], settings: Mapping[str, Any], run: Mapping[str, Any]):
-        self._folders = folders
         models = [Model(load_model(folder)) for folder in folders]
         self._model: Judge = models[0]
         if len(models) == 2:
@@ -128,7 +126,9 @@ class Recognizer:
 
         Raises UserError.
         """
-        if len(self._folders) > 1:
+        from fusion_emotion.models.export import check_path, export_model
+
+        if not isinstance(self._model, Model):
             raise UserError("--model names two models that judge together: export each by itself")
         check_path(path)
         noted = Noted(self._model)
@@ -138,7 +138,7 @@ class Recognizer:
             collections.deque(windows((look for look, _ in people.looks(reader)), noted), maxlen=0)
         except MediaError as error:
             raise UserError(f"{source}: {error}") from error
-        return export_model(load_model(self._folders[0]), path, noted.given)
+        return export_model(self._model.loaded, path, noted.given)
 
     def key(self, source: str) -> dict[str, Any]:
         """What the rows of a source depend on."""

@@ -39,7 +39,7 @@ class Model:
     """A loaded model, compiled for batches of so many windows."""
 
     def __init__(self, loaded: LoadedModel, *, batch_size: int | None = None):
-        self._loaded = loaded
+        self.loaded = loaded
         self.about, self.label_names, self.prepare = loaded.about, loaded.label_names, loaded.config["prepare"]
         modalities = loaded.config["model"]["modalities"].split("+")
         self.face_size = int(self.prepare["face_size"])
@@ -60,11 +60,11 @@ class Model:
 
     def with_batch_size(self, batch_size: int) -> "Model":
         """The same model, compiled for another number of windows."""
-        return Model(self._loaded, batch_size=batch_size)
+        return Model(self.loaded, batch_size=batch_size)
 
     def warm_up(self) -> None:
         """Compile."""
-        spec = batch_spec(self._loaded.config)
+        spec = batch_spec(self.loaded.config)
         self([{name: np.zeros(field.shape[1:], field.dtype) for name, field in spec.items()}])
 
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
