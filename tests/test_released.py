@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 
 from conftest import ROOT, clips_of
 from fusion_emotion.models.batch import Batch, batch_spec
+from fusion_emotion.models.export import export_model
 from fusion_emotion.models.weights import LoadedModel, load_model
 from fusion_emotion.predict.recognizer import Recognizer, find
 
@@ -102,6 +104,29 @@ def test_real_takes_of_a_speaker_of_the_training(real_data: pathlib.Path) -> Non
     means = {label: recognizer(path).main.mean for path, label in wanted.items()}
     right = [recognizer.label_names[int(mean.argmax())] == label for label, mean in means.items()]
     assert sum(right) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_each_as_onnx_says_what_jax_says(name: str, sample_corpus: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("jax2onnx", reason="requirements-export.txt is not installed")
+    clip = str(clips_of(sample_corpus)[0].path)
+    assert Recognizer.load(name).export(tmp_path / f"{name}.onnx", clip) <= 1e-5
+
+
+@pytest.mark.slow
+def test_the_voice_as_onnx_on_real_speech(real_data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Speech of 18 people: of some the pauses are digital silence, of others rumble and knocks of the microphone."""
+    pytest.importorskip("jax2onnx", reason="requirements-export.txt is not installed")
+    loaded = load_model(find("voice-base")[0])
+    n = batch_spec(loaded.config)["waveform"].shape[1]
+    sounds = [
+        soundfile.read(path, dtype="int16", frames=n, fill_value=0)[0]
+        for path in sorted((real_data / "data" / "ravdess_speech_16k").glob("Actor_*/*.flac"))[::18]
+    ]
+    assert len(sounds) == 60
+    clips = [{"waveform": sound, "has_audio": np.bool_(True)} for sound in sounds]
+    assert export_model(loaded, tmp_path / "voice.onnx", clips) <= 1e-5
 
 
 if __name__ == "__main__":

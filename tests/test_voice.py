@@ -15,9 +15,7 @@ from fusion_emotion.config import check
 from fusion_emotion.errors import UserError
 from fusion_emotion.models.batch import Batch, batch_spec, noise
 from fusion_emotion.models.create import create_model
-from fusion_emotion.models.export import export_model
 from fusion_emotion.models.frontend import warped
-from fusion_emotion.models.weights import LoadedModel
 from fusion_emotion.train.checkpoint import Checkpoints
 from fusion_emotion.train.fit import logistic_regression, played
 from fusion_emotion.units import SAMPLES_PER_FRAME
@@ -195,17 +193,3 @@ def test_the_trainer_fits_the_regression_and_keeps_the_last_checkpoint(tmp_path:
     assert checkpoints.best_step == checkpoints.latest_step
     # The corpus's pitch tells the label: the regression alone knows it after no step.
     assert checkpoints.metrics(checkpoints.latest_step)["validation_uar"] > 0.5
-
-
-@pytest.mark.slow
-def test_it_exports_to_onnx_with_both_views(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("jax2onnx", reason="requirements-export.txt is not installed")
-    net, state = network()
-    loaded = LoadedModel(
-        net=net,
-        variables=state,
-        label_names=tuple("abcdefgh"),
-        config=settings(**VOICE),
-        about={"temperature": 1.5, "licence": "none"},
-    )
-    assert export_model(loaded, tmp_path / "voice.onnx") < 1e-5

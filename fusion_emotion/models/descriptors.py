@@ -23,9 +23,10 @@ _FIRST_LAG, _N_LAGS = int(SAMPLE_RATE_HZ / _HIGHEST_HZ), int(SAMPLE_RATE_HZ / _L
 _OCTAVE_COST = 0.02  # prefers the shorter of equally good periods (Boersma 1993, who has 0.01)
 _VOICED, _QUIET_DB = 0.5, -35.0  # least periodicity, and level below the loudest frame, of a voiced frame
 _SEMITONES_ABOVE_HZ = 55.0
+_LEAST_CHANGE = 0.1  # semitones in 10 ms; in a steady voice less is mostly rounding
 _N_MEL, _N_MFCC = 26, 16
 _TOP_DB = 80.0
-_SILENCE = 1e-10  # power
+_SILENCE = 1e-10  # power, of what rounding to 16 bits adds (2^-30 / 12); less is not looked at
 
 _HZ = np.fft.rfftfreq(_WINDOW, 1 / SAMPLE_RATE_HZ).astype(np.float32)
 _LONG_HZ = np.fft.rfftfreq(_PADDED, 1 / SAMPLE_RATE_HZ).astype(np.float32)
@@ -68,13 +69,12 @@ def descriptors(
     """
     n_frames = 1 + waveform.shape[1] // HOP
     inside = frame_mask(n_samples, HOP, n_frames=n_frames)
-    power = power_spectrum(waveform, n_fft=_WINDOW, hop_length=HOP, fft=fft) / np.square(hann(_WINDOW)).sum()
+    power = _power(waveform, n_fft=_WINDOW, window=_WINDOW, fft=fft)
     values = {**_levels(power, inside), **_shapes(power)}
     pieces = frames(waveform, _WINDOW, HOP)
     values["zero_crossings"] = ((pieces[..., 1:] < 0) != (pieces[..., :-1] < 0)).mean(axis=-1)
 
-    long_power = power_spectrum(waveform, n_fft=_PADDED, hop_length=HOP, window=_LONG, fft=fft)
-    values |= _voice(long_power, values["level"])
+    values |= _voice(_power(waveform, n_fft=_PADDED, window=_LONG, fft=fft), values["level"])
     relative = values["level"] - jnp.where(inside, values["level"], -jnp.inf).max(axis=1, keepdims=True)
     return Descriptors(
         spectral=jnp.stack([values[name] for name in SPECTRAL], axis=-1),
@@ -87,6 +87,12 @@ def descriptors(
 
 Spectrum = Float[Array, "batch time bins"]
 Values = dict[str, Float[Array, "batch time"]]
+
+
+def _power(waveform: Float[Array, "batch samples"], *, n_fft: int, window: int, fft: bool) -> Spectrum:
+    """The spectrum of each frame; that of white noise is its variance."""
+    power = power_spectrum(waveform, n_fft=n_fft, hop_length=HOP, window=window, fft=fft)
+    return power / np.square(hann(window)).sum()
 
 
 def _db(power: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -176,7 +182,8 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     is_peak = (middle >= correlation[..., :-2]) & (middle > correlation[..., 2:])
     lags = np.arange(1, _N_LAGS - 1)
     cost = (_OCTAVE_COST * np.log2(lags / _FIRST_LAG)).astype(np.float32)
-    best = jnp.where(is_peak & (lags >= _FIRST_LAG), middle - cost, -1.0).argmax(axis=-1) + 1
+    score = jnp.where(is_peak & (lags >= _FIRST_LAG), middle - cost, -1.0)[..., _FIRST_LAG - 1 :]
+    best, periodic = score.argmax(axis=-1) + _FIRST_LAG, score.max(axis=-1) > -1
 
     def at(offset: int) -> Float[Array, "batch time"]:
         return jnp.take_along_axis(correlation, (best + offset)[..., None], axis=-1)[..., 0]
@@ -184,19 +191,20 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     # The peak of the parabola through three lags.
     before, here, after = at(-1), at(0), at(1)
     bend = before - 2 * here + after
-    flat = jnp.abs(bend) < 1e-6
-    shift = jnp.clip(jnp.where(flat, 0.0, 0.5 * (before - after) / jnp.where(flat, 1.0, bend)), -0.5, 0.5)
-    periodicity = jnp.clip(here - 0.25 * (before - after) * shift, 0.001, 0.999)
+    curved = periodic & (bend < -1e-6)
+    shift = jnp.clip(jnp.where(curved, 0.5 * (before - after) / jnp.where(curved, bend, 1.0), 0.0), -0.5, 0.5)
+    periodicity = jnp.clip(jnp.where(periodic, here - 0.25 * (before - after) * shift, 0.0), 0.001, 0.999)
     pitch = _median5(12 * jnp.log2(SAMPLE_RATE_HZ / (best.astype(shift.dtype) + shift) / _SEMITONES_ABOVE_HZ))
 
-    quefrencies = jnp.log(power + 1e-9) @ _inverse()[:, _FIRST_LAG:]
+    quefrencies = jnp.log(power + _SILENCE) @ _inverse()[:, _FIRST_LAG:]
     hz = _SEMITONES_ABOVE_HZ * jnp.exp2(pitch / 12)
 
     def harmonic(number: int) -> Float[Array, "batch time"]:
-        """The level of the highest of the five bins around a harmonic."""
-        nearest = jnp.round(hz * number / _LONG_HZ[1]).astype(jnp.int32)[..., None] + np.arange(-2, 3)
-        around = jnp.take_along_axis(power, jnp.clip(nearest, 0, _LONG), axis=-1)
-        return _db(around.max(axis=-1))
+        """The level of the highest of the bins within two of a harmonic, and less and less of those within three."""
+        at = (hz * number / _LONG_HZ[1])[..., None]
+        near = jnp.round(at) + np.arange(-3.0, 4.0, dtype=np.float32)
+        around = jnp.take_along_axis(power, jnp.clip(near, 0, _LONG).astype(jnp.int32), axis=-1)
+        return _db((jnp.clip(3 - jnp.abs(near - at), 0, 1) * around).max(axis=-1))
 
     first = harmonic(1)
     third = _db(jnp.where((_LONG_HZ >= 2000) & (_LONG_HZ < 4000), power, 0.0).max(axis=-1))
@@ -207,8 +215,8 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
         "cepstral_peak": quefrencies.max(axis=-1) - quefrencies.mean(axis=-1),
         "h1_h2": first - harmonic(2),
         "h1_a3": first - third,
-        "jitter": jnp.log(jnp.pad(jnp.abs(pitch[:, 1:] - pitch[:, :-1]), ((0, 0), (1, 0))) + 0.01),
-        "jitter2": jnp.log(_bend(pitch) + 0.01),
+        "jitter": jnp.log(jnp.pad(jnp.abs(pitch[:, 1:] - pitch[:, :-1]), ((0, 0), (1, 0))) + _LEAST_CHANGE),
+        "jitter2": jnp.log(_bend(pitch) + _LEAST_CHANGE),
         "shimmer": _bend(level),
     }
 

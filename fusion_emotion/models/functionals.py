@@ -1,4 +1,8 @@
-"""Statistics over time of the descriptors of a clip: one vector for a clip of any length."""
+"""Statistics over time of the descriptors of a clip: one vector for a clip of any length.
+
+What is counted has soft edges. A roll-off or a number of zero crossings repeats its values, so that steps of nothing
+and equal extremes are common; there the rounding of the last bit would decide, which is another on each processor.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +17,8 @@ _WAVES = 6  # cosines, of half a period to three over the clip
 _LAGS = (1, 3, 6, 12, 25)  # frames
 _RUNS = (5, 10, 20, 30)  # frames
 _LOUD_DB = (-30.0, -20.0, -10.0, -5.0)
+_LEAST_DEVIATION = 1e-3  # below it a descriptor counts as constant
+_EDGE = 0.1  # width of a soft edge, of the deviation or of the range
 
 Values = Float[Array, "batch time descriptors"]
 Mask = Bool[Array, "batch time"]
@@ -89,8 +95,8 @@ def distribution(x: Values, mask: Mask) -> Statistics:
 
 def contour(x: Values, mask: Mask, place: Float[Array, "batch time"]) -> Statistics:
     """Slope, cosines, rises, crossings, autocorrelation and places of the extremes over the frames in the mask."""
-    _, centred, _, z = _centred(x, mask)
-    low, high = _extremes(x, mask)
+    _, centred, deviation, z = _centred(x, mask)
+    low, high = (extreme[:, None] for extreme in _extremes(x, mask))
     time = jnp.broadcast_to((2 * place - 1)[..., None], (*mask.shape, 1))
     time = time - _mean(time, mask)[:, None]
     spread = _mean(time**2, mask)
@@ -98,24 +104,27 @@ def contour(x: Values, mask: Mask, place: Float[Array, "batch time"]) -> Statist
     values = {
         "slope": slope,
         "off_slope": jnp.sqrt(jnp.maximum(_mean(centred**2, mask) - slope**2 * spread, 0)),
-        "place_of_highest": _pick(place[..., None], jnp.where(mask[..., None], x, -jnp.inf).argmax(axis=1)),
-        "place_of_lowest": _pick(place[..., None], jnp.where(mask[..., None], x, jnp.inf).argmin(axis=1)),
     }
+    height = (x - low) / jnp.maximum(high - low, _LEAST_DEVIATION)
+    for name, below in {"highest": 1 - height, "lowest": height}.items():
+        near = _in(mask, jnp.clip(1 - below / _EDGE, 0, 1))
+        values[f"place_of_{name}"] = (near * place[..., None]).sum(axis=1) / jnp.maximum(near.sum(axis=1), 1)
     for share in _HEIGHTS:
-        values[f"above{share}"] = _mean((x > (low + share * (high - low))[:, None]).astype(x.dtype), mask)
+        values[f"above{share}"] = _mean(jnp.clip((height - share) / _EDGE + 0.5, 0, 1), mask)
     for wave in range(1, _WAVES + 1):
         values[f"cosine{wave}"] = 2 * _mean(centred * jnp.cos(np.pi * wave * place)[..., None], mask)
     both = mask[:, 1:] & mask[:, :-1]
     step = x[:, 1:] - x[:, :-1]
-    up, down = (both[..., None] & moved for moved in (step > 0, step < 0))
+    up, down = (_in(both, jnp.clip(sign * step / (_EDGE * deviation[:, None]) - 1, 0, 1)) for sign in (1, -1))
+    side = jnp.clip(z / _EDGE, -1, 1)
     values |= {
         "change": _mean(jnp.abs(step), both),
         "change_deviation": jnp.sqrt(_mean(step**2, both)),
         "bend_deviation": jnp.sqrt(_mean((step[:, 1:] - step[:, :-1]) ** 2, both[:, 1:] & both[:, :-1])),
-        "rising": _mean(up.astype(x.dtype), both),
-        "rise": jnp.where(up, step, 0.0).sum(axis=1) / _count(up.sum(axis=1)),
-        "fall": jnp.where(down, -step, 0.0).sum(axis=1) / _count(down.sum(axis=1)),
-        "crossings": _mean((z[:, 1:] * z[:, :-1] < 0).astype(x.dtype), both),
+        "rising": _mean(up, both),
+        "rise": (up * step).sum(axis=1) / _count(up.sum(axis=1)),
+        "fall": -(down * step).sum(axis=1) / _count(down.sum(axis=1)),
+        "crossings": _mean(jnp.maximum(-side[:, 1:] * side[:, :-1], 0), both),
     }
     for lag in _LAGS:
         later, earlier = z[:, lag:], z[:, : max(z.shape[1] - lag, 0)]
@@ -149,15 +158,18 @@ def _count(n: Array) -> Float[Array, "*shape"]:
 
 
 def _mean(x: Values, mask: Mask) -> Float[Array, "batch descriptors"]:
-    n = _count(mask.sum(axis=1))[:, None]
-    return jnp.where(mask[..., None], x, 0.0).sum(axis=1) / n
+    return _in(mask, x).sum(axis=1) / _count(mask.sum(axis=1))[:, None]
+
+
+def _in(mask: Mask, x: Values) -> Values:
+    return jnp.where(mask[..., None], x, 0.0)
 
 
 def _centred(x: Values, mask: Mask) -> tuple[Array, Values, Array, Values]:
     """The mean, what is left without it, the deviation, and the quotient of the last two."""
     mean = _mean(x, mask)
-    centred = jnp.where(mask[..., None], x - mean[:, None], 0.0)
-    deviation = jnp.sqrt(_mean(centred**2, mask)) + 1e-6
+    centred = _in(mask, x - mean[:, None])
+    deviation = jnp.maximum(jnp.sqrt(_mean(centred**2, mask)), _LEAST_DEVIATION)
     return mean, centred, deviation, centred / deviation[:, None]
 
 
