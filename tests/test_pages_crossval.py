@@ -14,6 +14,7 @@ from fusion_emotion.corpora.catalogue import corpus
 from fusion_emotion.corpora.protocols import protocol
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.evaluate.answers import Answers
+from fusion_emotion.evaluate.baselines import MEANING
 from fusion_emotion.evaluate.table import NETWORK
 from fusion_emotion.experiments import summary
 from fusion_emotion.experiments.crossval import Run
@@ -53,7 +54,7 @@ def results_of(name: str, corpus_name: str = "ravdess") -> dict[str, Any]:
 
     systems = {
         NETWORK: {summary.Key(run.fold, 0, 1.5): answers(list(run.test_rows), 3) for run in runs},
-        "mfcc": {summary.Key(run.fold, 0): answers(list(run.test_rows), 2) for run in runs},
+        **{name: {summary.Key(run.fold, 0): answers(list(run.test_rows), 2) for run in runs} for name in MEANING},
     }
     return {
         "corpus": corpus_name,

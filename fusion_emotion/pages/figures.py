@@ -20,16 +20,16 @@ from numpy.typing import ArrayLike
 
 from fusion_emotion.evaluate.table import percent
 
-BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 WIDTH_IN = 4.8
 CARD_WIDTH_IN = 3.3  # three of them side by side
 
 # Okabe & Ito's eight, for more than four groups.
-_COLOURS = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, VERMILLION, "#CC79A7", "#000000")
+_COLOURS = ("#E69F00", "#56B4E9", GREEN, "#F0E442", BLUE, VERMILLION, PURPLE, "#000000")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 _LINES = ((BLUE, "-", "o"), (VERMILLION, "--", "s"))
-_MARKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (GREY, "D"))
+_MARKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (GREY, "D"), (PURPLE, "v"))
 # A user's matplotlibrc must not change a page, nor a page the user's figures.
 styled = style.context(
     [
