@@ -1,6 +1,6 @@
 """The models that come with the package give the log-probabilities that they had when they were released.
 
-`python tests/test_released.py` writes those of new models to data/released.json.
+`PYTHONPATH=. python tests/test_released.py` writes those of new models to data/released.json.
 """
 
 import functools
