@@ -176,24 +176,22 @@ def _sharpness(power: Spectrum) -> Float[Array, "batch time"]:
 def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     """Pitch in semitones above 55 Hz and voice quality, by the autocorrelation (Boersma 1993) and the cepstrum."""
     power = jnp.where(_LONG_HZ >= 40, power, 0.0)  # neither a constant nor rumble has a period
-    correlation = power @ _inverse()
-    correlation = correlation / jnp.maximum(correlation[..., :1], _SILENCE) / _of_window()
+    energy = power @ _inverse()[:, :1]
+    share = power / jnp.maximum(energy, _SILENCE)
+    correlation = share @ _autocorrelation().T
     middle = correlation[..., 1:-1]
     is_peak = (middle >= correlation[..., :-2]) & (middle > correlation[..., 2:])
     lags = np.arange(1, _N_LAGS - 1)
     cost = (_OCTAVE_COST * np.log2(lags / _FIRST_LAG)).astype(np.float32)
     score = jnp.where(is_peak & (lags >= _FIRST_LAG), middle - cost, -1.0)[..., _FIRST_LAG - 1 :]
-    best, periodic = score.argmax(axis=-1) + _FIRST_LAG, score.max(axis=-1) > -1
+    best, periodic = score.argmax(axis=-1) + _FIRST_LAG, (score.max(axis=-1) > -1) & (energy[..., 0] > _SILENCE)
 
-    def at(offset: int) -> Float[Array, "batch time"]:
-        return jnp.take_along_axis(correlation, (best + offset)[..., None], axis=-1)[..., 0]
-
-    # The peak of the parabola through three lags.
-    before, here, after = at(-1), at(0), at(1)
-    bend = before - 2 * here + after
+    # The peak of the parabola through three lags. Differences of the autocorrelation are products of their own, since
+    # rounding is much of the difference of two products that are nearly 1.
+    fall, slope, bend = ((share * jnp.asarray(table)[best]).sum(axis=-1) for table in _differences())
     curved = periodic & (bend < -1e-6)
-    shift = jnp.clip(jnp.where(curved, 0.5 * (before - after) / jnp.where(curved, bend, 1.0), 0.0), -0.5, 0.5)
-    periodicity = jnp.clip(jnp.where(periodic, here - 0.25 * (before - after) * shift, 0.0), 0.001, 0.999)
+    shift = jnp.clip(jnp.where(curved, 0.5 * slope / jnp.where(curved, bend, 1.0), 0.0), -0.5, 0.5)
+    noise = jnp.clip(jnp.where(periodic, fall + 0.25 * slope * shift, 1.0), 0.001, 0.999)
     pitch = _median5(12 * jnp.log2(SAMPLE_RATE_HZ / (best.astype(shift.dtype) + shift) / _SEMITONES_ABOVE_HZ))
 
     quefrencies = jnp.log(power + _SILENCE) @ _inverse()[:, _FIRST_LAG:]
@@ -210,8 +208,8 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     third = _db(jnp.where((_LONG_HZ >= 2000) & (_LONG_HZ < 4000), power, 0.0).max(axis=-1))
     return {
         "pitch": pitch,
-        "periodicity": periodicity,
-        "hnr": 10 * jnp.log10(periodicity / (1 - periodicity)),
+        "periodicity": 1 - noise,
+        "hnr": 10 * jnp.log10((1 - noise) / noise),
         "cepstral_peak": quefrencies.max(axis=-1) - quefrencies.mean(axis=-1),
         "h1_h2": first - harmonic(2),
         "h1_a3": first - third,
@@ -240,14 +238,31 @@ def _median5(x: Float[Array, "batch time"]) -> Float[Array, "batch time"]:
 @functools.cache
 def _inverse() -> Float[np.ndarray, "bins lags"]:
     """The first lags of an inverse Fourier transform of a real, even spectrum, as a matrix."""
+    return _exact_inverse().astype(np.float32)
+
+
+def _exact_inverse() -> Float[np.ndarray, "bins lags"]:
     bins, lags = np.arange(_LONG + 1)[:, None], np.arange(_N_LAGS)
     twice = np.where((bins > 0) & (bins < _LONG), 2, 1)
-    return (twice * np.cos(2 * np.pi * (bins * lags % _PADDED) / _PADDED) / _PADDED).astype(np.float32)
+    return twice * np.cos(2 * np.pi * (bins * lags % _PADDED) / _PADDED) / _PADDED
+
+
+def _exact_autocorrelation() -> Float[np.ndarray, "lags bins"]:
+    """That matrix, divided at each lag by the normalised autocorrelation of the window."""
+    spectrum = np.fft.rfft(hann(_LONG), _PADDED)
+    of_window = np.fft.irfft(np.square(np.abs(spectrum)))[:_N_LAGS]
+    return (_exact_inverse() / (of_window / of_window[0])).T
 
 
 @functools.cache
-def _of_window() -> Float[np.ndarray, "lags"]:
-    """The normalised autocorrelation of the window, by which that of a frame is divided."""
-    spectrum = np.fft.rfft(hann(_LONG), _PADDED)
-    correlation = np.fft.irfft(np.square(np.abs(spectrum)))[:_N_LAGS]
-    return (correlation / correlation[0]).astype(np.float32)
+def _autocorrelation() -> Float[np.ndarray, "lags bins"]:
+    """The autocorrelation of the signal at each lag, of the spectrum of its frame."""
+    return _exact_autocorrelation().astype(np.float32)
+
+
+@functools.cache
+def _differences() -> tuple[Float[np.ndarray, "lags bins"], ...]:
+    """How far the autocorrelation is below that at lag 0; its value at the lag before less that after; its bend."""
+    exact = _exact_autocorrelation()
+    before, after = np.roll(exact, 1, axis=0), np.roll(exact, -1, axis=0)
+    return tuple(each.astype(np.float32) for each in (exact[0] - exact, before - after, before - 2 * exact + after))
