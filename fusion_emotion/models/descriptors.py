@@ -178,20 +178,27 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     power = jnp.where(_LONG_HZ >= 40, power, 0.0)  # neither a constant nor rumble has a period
     energy = power @ _inverse()[:, :1]
     share = power / jnp.maximum(energy, _SILENCE)
-    correlation = share @ _autocorrelation().T
-    middle = correlation[..., 1:-1]
-    is_peak = (middle >= correlation[..., :-2]) & (middle > correlation[..., 2:])
+    # Its steps from lag to lag are a product of their own: rounding would be much of the difference of two values that
+    # are nearly 1.
+    steps = share @ _steps()
+    correlation = 1 + jnp.cumsum(steps, axis=-1)  # from lag 1
+    before, after = steps[..., :-1], steps[..., 1:]
+    is_peak = (before >= 0) & (after < 0)
     lags = np.arange(1, _N_LAGS - 1)
     cost = (_OCTAVE_COST * np.log2(lags / _FIRST_LAG)).astype(np.float32)
-    score = jnp.where(is_peak & (lags >= _FIRST_LAG), middle - cost, -1.0)[..., _FIRST_LAG - 1 :]
+    score = jnp.where(is_peak & (lags >= _FIRST_LAG), correlation[..., :-1] - cost, -1.0)[..., _FIRST_LAG - 1 :]
     best, periodic = score.argmax(axis=-1) + _FIRST_LAG, (score.max(axis=-1) > -1) & (energy[..., 0] > _SILENCE)
 
-    # The peak of the parabola through three lags. Differences of the autocorrelation are products of their own, since
-    # rounding is much of the difference of two products that are nearly 1.
-    fall, slope, bend = ((share * jnp.asarray(table)[best]).sum(axis=-1) for table in _differences())
+    def at_best(x: Float[Array, "batch time lags"]) -> Float[Array, "batch time"]:
+        return jnp.take_along_axis(x, best[..., None] - 1, axis=-1)[..., 0]
+
+    # The peak of the parabola through three lags.
+    before, after = at_best(before), at_best(after)
+    slope, bend = before + after, after - before
     curved = periodic & (bend < -1e-6)
-    shift = jnp.clip(jnp.where(curved, 0.5 * slope / jnp.where(curved, bend, 1.0), 0.0), -0.5, 0.5)
-    noise = jnp.clip(jnp.where(periodic, fall + 0.25 * slope * shift, 1.0), 0.001, 0.999)
+    shift = jnp.clip(jnp.where(curved, -0.5 * slope / jnp.where(curved, bend, 1.0), 0.0), -0.5, 0.5)
+    periodicity = at_best(correlation) + 0.25 * slope * shift
+    periodicity = jnp.clip(jnp.where(periodic, periodicity, 0.0), 0.001, 0.999)
     pitch = _median5(12 * jnp.log2(SAMPLE_RATE_HZ / (best.astype(shift.dtype) + shift) / _SEMITONES_ABOVE_HZ))
 
     quefrencies = jnp.log(power + _SILENCE) @ _inverse()[:, _FIRST_LAG:]
@@ -208,8 +215,8 @@ def _voice(power: Spectrum, level: Float[Array, "batch time"]) -> Values:
     third = _db(jnp.where((_LONG_HZ >= 2000) & (_LONG_HZ < 4000), power, 0.0).max(axis=-1))
     return {
         "pitch": pitch,
-        "periodicity": 1 - noise,
-        "hnr": 10 * jnp.log10((1 - noise) / noise),
+        "periodicity": periodicity,
+        "hnr": 10 * jnp.log10(periodicity / (1 - periodicity)),
         "cepstral_peak": quefrencies.max(axis=-1) - quefrencies.mean(axis=-1),
         "h1_h2": first - harmonic(2),
         "h1_a3": first - third,
@@ -247,22 +254,9 @@ def _exact_inverse() -> Float[np.ndarray, "bins lags"]:
     return twice * np.cos(2 * np.pi * (bins * lags % _PADDED) / _PADDED) / _PADDED
 
 
-def _exact_autocorrelation() -> Float[np.ndarray, "lags bins"]:
-    """That matrix, divided at each lag by the normalised autocorrelation of the window."""
+@functools.cache
+def _steps() -> Float[np.ndarray, "bins steps"]:
+    """From the spectrum of a frame to the steps of its autocorrelation from lag to lag, divided by the window's."""
     spectrum = np.fft.rfft(hann(_LONG), _PADDED)
     of_window = np.fft.irfft(np.square(np.abs(spectrum)))[:_N_LAGS]
-    return (_exact_inverse() / (of_window / of_window[0])).T
-
-
-@functools.cache
-def _autocorrelation() -> Float[np.ndarray, "lags bins"]:
-    """The autocorrelation of the signal at each lag, of the spectrum of its frame."""
-    return _exact_autocorrelation().astype(np.float32)
-
-
-@functools.cache
-def _differences() -> tuple[Float[np.ndarray, "lags bins"], ...]:
-    """How far the autocorrelation is below that at lag 0; its value at the lag before less that after; its bend."""
-    exact = _exact_autocorrelation()
-    before, after = np.roll(exact, 1, axis=0), np.roll(exact, -1, axis=0)
-    return tuple(each.astype(np.float32) for each in (exact[0] - exact, before - after, before - 2 * exact + after))
+    return np.diff(_exact_inverse() / (of_window / of_window[0]), axis=1).astype(np.float32)
