@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusion_emotion.models.cpu_kernels import LSTM, PatchDense, convolution_kernel, max_pool
+from fusion_emotion.models.cpu_kernels import LSTM, Conv, PatchDense, convolution_kernel, max_pool
 from fusion_emotion.models.layers import BatchNorm, dropout
 from fusion_emotion.train.devices import AXIS
 
@@ -155,6 +155,35 @@ def test_patches_are_a_strided_convolution(stride: int) -> None:
 
     ours = outputs_and_gradients(lambda params, x: net.apply({"params": params}, x), params, x)
     jax.tree.map(close, ours, outputs_and_gradients(plain, params, x))
+
+
+@pytest.mark.parametrize(("size", "use_bias"), [((7, 4), True), ((6, 6), False), ((1, 2), True)])
+def test_a_convolution_and_its_derivatives_are_flaxs(size: tuple[int, int], use_bias: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(2, *size, 5)).astype(np.float32)
+    weight = np.random.default_rng(1).normal(size=(2, *size, 6)).astype(np.float32)
+    flax = nn.Conv(6, (3, 3), use_bias=use_bias)
+    parameters = jax.jit(flax.init)(jax.random.key(0), x)
+
+    def loss(layer: nn.Module, parameters: Any, x: np.ndarray) -> jax.Array:
+        return (weight * jnp.sin(layer.apply(parameters, x))).sum()
+
+    ours = Conv(6, use_bias=use_bias)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(ours.init)(jax.random.key(0), x), parameters)
+    expected, got = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, layer), argnums=(0, 1)))(parameters, x)
+        for layer in (flax, ours)
+    )
+    jax.tree.map(close, got, expected)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 2), ("cuda", 3), ("tpu", 3)])
+def test_only_on_cpus_is_the_gradient_of_a_kernel_a_product(platform: str, convolutions: int) -> None:
+    x = jnp.ones((2, 6, 6, 5))
+    parameters = Conv(6).init(jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda p, x: (Conv(6).apply(p, x) ** 2).sum(), argnums=(0, 1)))
+    lowered = gradient.trace(parameters, x).lower(lowering_platforms=(platform,)).as_text()
+    assert lowered.count("stablehlo.convolution(") == convolutions
+    assert ("stablehlo.dot_general" in lowered) == (platform == "cpu")
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])

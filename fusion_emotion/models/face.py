@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from fusion_emotion.models.cpu_kernels import PatchDense, max_pool
+from fusion_emotion.models.cpu_kernels import Conv, PatchDense, max_pool
 from fusion_emotion.models.layers import BatchNorm, Tap
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -47,7 +47,7 @@ class FaceCNN(nn.Module):
         x = normed(PatchDense(32, patch=6, stride=2, dtype=self.dtype)(x))
         for index, group in enumerate(self.widths, start=1):
             for width in group:
-                x = normed(nn.Conv(width, (3, 3), use_bias=False, dtype=self.dtype)(x))
+                x = normed(Conv(width, use_bias=False, dtype=self.dtype)(x))
             x = Tap(name="maps")(x) if index == len(self.widths) else max_pool(x)
         x = jnp.concatenate([x.mean(axis=(1, 2)), x.max(axis=(1, 2))], axis=-1)
         x = nn.relu(nn.Dense(self.features, dtype=self.dtype)(x)).reshape(n_examples, n_frames, -1)

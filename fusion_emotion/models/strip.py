@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from fusion_emotion.models.cpu_kernels import PatchDense, max_pool
+from fusion_emotion.models.cpu_kernels import Conv, PatchDense, max_pool
 from fusion_emotion.models.layers import BatchNorm, Tap
 
 Strips = Float[Array, "batch S W 3"]
@@ -58,7 +58,7 @@ class StripCNN(StripEncoder):
         # The ReLU stands between the two poolings: XLA's CPU code differentiates two poolings in a row slowly.
         x = max_pool(nn.relu(max_pool(x)))
         for index, width in enumerate(convolved, start=1):
-            x = nn.relu(normed(nn.Conv(width, (3, 3), dtype=self.dtype)(x)))
+            x = nn.relu(normed(Conv(width, dtype=self.dtype)(x)))
             x = max_pool(Tap(name="maps")(x) if index == len(convolved) else x)
         return x
 
