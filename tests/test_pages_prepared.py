@@ -1,6 +1,8 @@
 """The page of a prepared corpus, of clips and a manifest that the test knows."""
 
+import base64
 import dataclasses
+import io
 import pathlib
 import re
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.io import wavfile
 
 import page_kit
 from fusion_emotion.corpora import catalogue
@@ -36,7 +39,9 @@ def test_the_page(tmp_path: pathlib.Path) -> None:
     folder = write_corpus(tmp_path / "ravdess-0", records_of(4))
     page = page_of(folder)
     # Histograms; all clips at random and by jitter, none of which lacks a face; three sheets of sounds.
-    assert page.tags["img"] == len(page.loads) == 5 + 4 + 4 + 3 * 4
+    assert page.tags["img"] == 5 + 4 + 4 + 3 * 4
+    assert page.tags["audio"] == 3 * 4
+    assert len(page.loads) == page.tags["img"] + page.tags["audio"]
     assert "Every clip is usable and complete." in page.text
     assert catalogue.corpus("ravdess").credit in page.text
     source = (folder / "prepared.html").read_text()
@@ -118,6 +123,11 @@ def test_the_faces_of_the_largest_jerk_hold_it(n_times: int, data: st.DataObject
 
 def test_sound_alone(tmp_path: pathlib.Path) -> None:
     page = page_of(write_corpus(tmp_path / "c", records_of(9, **NO_PICTURE), {0: {"modality": "a"}}))
+    played = [load.split(",")[1] for load in page.loads if load.startswith("data:audio/wav;base64,")]
+    sounds = [wavfile.read(io.BytesIO(base64.b64decode(load))) for load in played]
+    waveforms = {record.waveform.tobytes() for record in records_of(9)}
+    assert len(sounds) == 3 * 6
+    assert all(rate_hz == 16_000 and samples.tobytes() in waveforms for rate_hz, samples in sounds)
     assert all(alt.startswith(("Waveform", "Histogram")) for alt in page.alts)
     assert page.row("a")[4:] == ["3.0", "−20.0", "50.0"]
 

@@ -272,17 +272,20 @@ def _strip(clips: Columns, clip: int, record: Record, choose: Callable[[Record],
         "where": f"{side_px:.0f} px, from {start_s:.1f} s",
         "picture": pictures.strip_uri(cut(record, start, FACES, pad_to=FACES)["faces"]),
         "alt": f"Five face crops of clip {record.clip_id} from {start_s:.1f} s",
+        "sound": None,
         "marks": marks(record.face_found, start),
     }
 
 
 def _sound(clips: Columns, clip: int, record: Record) -> dict[str, Any]:
+    shown = record.waveform[: 10 * SAMPLE_RATE_HZ]
     return {
         "clip_id": record.clip_id,
         "emotion": record.emotion,
         "facts": f"{clips['rms_dbfs'][clip]:.1f} dBFS, peak {100 * clips['peak'][clip]:.1f} %".replace("-", "−"),
         "where": f"{len(record.waveform) / SAMPLE_RATE_HZ:.1f} s",
-        "picture": pictures.jpeg_uri(pictures.sound(record.waveform[: 10 * SAMPLE_RATE_HZ])),
+        "picture": pictures.jpeg_uri(pictures.sound(shown)),
         "alt": f"Waveform and spectrogram of clip {record.clip_id}",
+        "sound": pictures.wav_uri(shown),
         "marks": [],
     }
