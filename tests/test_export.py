@@ -160,6 +160,13 @@ def test_the_example_runs_where_only_its_two_packages_are(exported, tmp_path):
     assert "ModuleNotFoundError" in without.stderr
 
 
+def test_a_jax_that_jax2onnx_cannot_read_is_told(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+    with pytest.raises(UserError, match=r"requirements-export\.txt, or name a file \*\.stablehlo"):
+        export_model(load_model(workdir), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_suffix_is_refused(workdir, tmp_path):
     with pytest.raises(UserError, match=r"\.onnx or \.stablehlo"):
         export_model(load_model(workdir), tmp_path / "model.tflite")

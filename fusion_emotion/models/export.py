@@ -1,6 +1,7 @@
 """A trained model as one file: ONNX or StableHLO, from pixels and samples to log-probabilities."""
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import logging
@@ -136,6 +137,11 @@ def _to_onnx(loaded: LoadedModel, names: list[str], path: pathlib.Path) -> Funct
             import jax2onnx
         except ImportError as error:
             raise UserError("an export to ONNX needs jax2onnx: pip install -r requirements-export.txt") from error
+        if jax.__version_info__ >= (0, 11) and importlib.metadata.version("jax2onnx").startswith("0.13."):
+            raise UserError(
+                f"jax {jax.__version__} is too new for an export to ONNX: pip install -r requirements-export.txt, or "
+                "name a file *.stablehlo"
+            )
         model = jax2onnx.to_onnx(function, list(specs.values()), input_names=names, output_names=["log_prob"])
     for name, value in (("labels", ",".join(loaded.label_names)), ("licence", str(loaded.about["licence"]))):
         model.metadata_props.add(key=name, value=value)

@@ -95,8 +95,8 @@ def sound(waveform: Int16[np.ndarray, "samples"]) -> Figure:
     """Draw a clip's waveform, as high as its own peak, above its spectrogram."""
     figure = Figure(figsize=(CARD_WIDTH_IN, 1.5))
     # At fixed places, so that the panels of a sheet's clips are aligned.
-    below = figure.add_axes((0.1, 0.26, 0.88, 0.42))
-    above = figure.add_axes((0.1, 0.7, 0.88, 0.29), sharex=below)
+    below = figure.add_axes((0.1, 0.26, 0.85, 0.42))
+    above = figure.add_axes((0.1, 0.7, 0.85, 0.29), sharex=below)
     columns = np.array_split(waveform.astype(np.int32), min(500, len(waveform)))
     time_s = np.linspace(0, len(waveform) / SAMPLE_RATE_HZ, len(columns))
     low, high = [column.min() for column in columns], [column.max() for column in columns]

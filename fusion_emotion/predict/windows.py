@@ -107,9 +107,11 @@ class Noted:
 
     def __init__(self, judge: Judge):
         self._judge, self.given = judge, list[Batch]()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._judge, name)
+        # Not by __getattr__, which the check of a protocol does not ask from Python 3.12 on.
+        self.about, self.label_names, self.prepare = judge.about, judge.label_names, judge.prepare
+        self.n_frames, self.n_heard, self.face_size = judge.n_frames, judge.n_heard, judge.face_size
+        self.sees, self.hears, self.needs_speech = judge.sees, judge.hears, judge.needs_speech
+        self.warm_up, self.with_batch_size = judge.warm_up, judge.with_batch_size
 
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
         """The log-probabilities of examples."""
