@@ -101,6 +101,9 @@ def test_a_table_of_another_kind_is_an_error(tmp_path: pathlib.Path) -> None:
     table.write_text("path,emotion\n0.wav,angry,too much\n")
     with pytest.raises(UserError, match="row 2 has not as many cells"):
         find(tmp_path)
+    table.write_text("path,emotion\n")
+    with pytest.raises(UserError, match="no row below its header"):
+        find(tmp_path)
     with pytest.raises(UserError, match=r"none\.csv' cannot be read"):
         find(tmp_path, table="none.csv")
 

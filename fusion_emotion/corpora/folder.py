@@ -61,6 +61,8 @@ def _of_table(table: pathlib.Path, root: pathlib.Path, wanted: Wanted) -> Found:
     if wrong:
         more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         raise UserError(f"data.table={str(table)!r}: {'; '.join(wrong[:_MOST_NAMED])}{more}")
+    if not clips and not passed_over:
+        raise UserError(f"data.table={str(table)!r} has no row below its header: write one for each recording")
     takes = {clip.take_id: (number, clip.emotion) for number, clip in clips.values()}
     counts = Counter(emotion for _, emotion in takes.values())
     for number, emotion in takes.values():
