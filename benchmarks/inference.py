@@ -8,13 +8,12 @@ functionals alone, which a classifier has yet to judge.
 
 import functools
 import os
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
 import numpy as np
 import opensmile
+from turns import in_turn, timed
 
 from fusion_emotion.models.batch import batch_spec, noise
 from fusion_emotion.models.weights import load_model
@@ -51,15 +50,7 @@ def main() -> None:
         "ComParE 2016": functionals(opensmile.FeatureSet.ComParE_2016),
         "eGeMAPS": functionals(opensmile.FeatureSet.eGeMAPSv02),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for task in tasks.values():
-        task()
-    for _ in range(ROUNDS):
-        for name, task in tasks.items():
-            began = time.perf_counter()
-            task()
-            seconds[name].append(time.perf_counter() - began)
-    found = {name: 1e3 * statistics.median(spent) for name, spent in seconds.items()}
+    found = in_turn({name: functools.partial(timed, task) for name, task in tasks.items()}, rounds=ROUNDS)
     for name, milliseconds in found.items():
         print(f"{name:<14} {milliseconds:6.1f} ms")
     print(f"voice and face {found['voice-base'] + found['face-base']:6.1f} ms")

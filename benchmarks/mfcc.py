@@ -3,7 +3,7 @@
 PYTHONPATH=. python benchmarks/mfcc.py
 """
 
-import statistics
+import functools
 import time
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import librosa
 import numpy as np
+from turns import in_turn, timed
 
 from fusion_emotion.models.frontend import mfcc
 
@@ -36,16 +37,12 @@ def main() -> None:
     ours(on_device).block_until_ready()
     compile_s = time.perf_counter() - began
     librosa.feature.mfcc(y=sound[0], **PARAMETERS)
-    seconds: dict[str, list[float]] = {"fusion_emotion": [], "librosa": []}
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        ours(on_device).block_until_ready()
-        seconds["fusion_emotion"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        for second in sound:
-            librosa.feature.mfcc(y=second, **PARAMETERS)
-        seconds["librosa"].append(time.perf_counter() - began)
-    rates = {name: SEGMENTS / statistics.median(spent) for name, spent in seconds.items()}
+    sides = {
+        "fusion_emotion": lambda: ours(on_device).block_until_ready(),
+        "librosa": lambda: [librosa.feature.mfcc(y=second, **PARAMETERS) for second in sound],
+    }
+    spent_ms = in_turn({name: functools.partial(timed, call) for name, call in sides.items()}, rounds=ROUNDS)
+    rates = {name: 1e3 * SEGMENTS / ms for name, ms in spent_ms.items()}
     for name, rate in rates.items():
         print(f"{name:<15} {rate:8.0f} segments/s")
     print(f"ratio           {rates['fusion_emotion'] / rates['librosa']:8.1f}")

@@ -14,13 +14,13 @@ import multiprocessing
 import pathlib
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from turns import in_turn, timed
 
 from configs import faces, original, ravdess, voice
 from fusion_emotion.config import defaults
@@ -117,23 +117,6 @@ def _untrained(params: Any) -> Any:
     }
 
 
-def timed(step: Step) -> list[float]:
-    """The milliseconds of a few steps."""
-    times = []
-    for _ in range(STEPS):
-        began = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - began))
-    return times
-
-
-def in_turn(sides: Mapping[str, Callable[[], list[float]]]) -> dict[str, float]:
-    """The median of the milliseconds that each side returns, when they are called one after the other, and again."""
-    rounds = [{name: times() for name, times in sides.items()} for _ in range(ROUNDS + 1)]
-    # The first round warms up.
-    return {name: statistics.median(ms for round_ in rounds[1:] for ms in round_[name]) for name in sides}
-
-
 class Process:
     """One side's step in a process of its own."""
 
@@ -172,7 +155,7 @@ def _begin(side: str, network: str, size: int, keep_memory: bool, cache: str) ->
 
 
 def _times() -> list[float]:
-    return timed(_steps[0])
+    return timed(_steps[0], times=STEPS)
 
 
 def _peak_mb() -> float:
@@ -189,13 +172,13 @@ def trainer_against_steps() -> str:
     config = sample.get_config().to_dict()
     config["train"]["epochs"], config["run"]["log_every_steps"] = 20, 5
     size = config["train"]["batch_size"]
-    alone = functools.partial(timed, ours(config, size)[0])
-    before_ms = in_turn({"step": alone})["step"]
+    alone = functools.partial(timed, ours(config, size)[0], times=STEPS)
+    before_ms = in_turn({"step": alone}, rounds=ROUNDS)["step"]
     with tempfile.TemporaryDirectory() as workdir:
         job = commands.open_job(config, pathlib.Path(workdir))
         commands.train_job(job)
         rows = [row for row in read_metrics(job.workdir) if row["part"] == "train"][1:]
-    alone_ms = (before_ms + in_turn({"step": alone})["step"]) / 2
+    alone_ms = (before_ms + in_turn({"step": alone}, rounds=ROUNDS)["step"]) / 2
     within_ms = statistics.median(1e3 * size / row["segments_per_s"] for row in rows)
     whole_s = rows[-1]["seconds"] - rows[0]["seconds"]
     other_s = whole_s - 1e-3 * within_ms * (rows[-1]["step"] - rows[0]["step"])
@@ -217,7 +200,7 @@ def against_pytorch(network: str, size: int) -> dict[str, float]:
         "keeping": Process("pytorch", network, size, keep_memory=True),
     }
     pytorchs(config_of(network), size, sides["ours"].params)
-    found = in_turn({name: side.times for name, side in sides.items()})
+    found = in_turn({name: side.times for name, side in sides.items()}, rounds=ROUNDS)
     for side in sides.values():
         side.close()
     return found

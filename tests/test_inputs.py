@@ -17,6 +17,7 @@ from fusion_emotion import config
 from fusion_emotion.prepare import media, sound
 from fusion_emotion.prepare.media import Film
 from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.opening import opened
 from fusion_emotion.prepare.settings import Settings
 from fusion_emotion.prepare.sound import read_sound
 from fusion_emotion.prepare.video import Video
@@ -206,6 +207,17 @@ def test_a_wav_without_a_size_is_read_to_its_end(tmp_path, value):
     path = size_field(wav(tmp_path / "a.wav", tone(500)), value)
     media.check_whole(path)
     assert len(read_sound(path).waveform) == 16_000
+
+
+def test_a_title_that_is_not_utf8_is_no_reason(tmp_path):
+    path = wav(tmp_path / "a.wav", tone(500))
+    title = "café".encode("latin-1") + b"\0"
+    info = b"INFOINAM" + struct.pack("<I", len(title)) + title + b"\0"  # chunks end at even places
+    content = path.read_bytes() + b"LIST" + struct.pack("<I", len(info)) + info
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    with opened(str(path)) as file:
+        assert file.metadata["title"].startswith("caf")
+    assert len(read_whole(path).waveform) == 16_000
 
 
 def read_whole(path: pathlib.Path) -> sound.Sound:

@@ -10,7 +10,7 @@ MOST_PIXELS = 100_000_000  # of a frame; one of 8K has 33 million
 SILENT_S = 20.0  # a server may say nothing for so long
 # libav decodes a picture already to tell its size: a larger one has none.
 DECODING = {"max_pixels": str(MOST_PIXELS)}
-# PyAV 19 replaces what is not UTF-8 in metadata, and has no argument for it any more.
+# Titles need not be UTF-8. PyAV before 19 raises an error if it is not told otherwise; since then it keeps the bytes.
 _METADATA: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
