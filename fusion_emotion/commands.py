@@ -168,15 +168,14 @@ def release(workdir: pathlib.Path, output: pathlib.Path) -> None:
     For a cross-validation it is trained on every clip with the same config.
     """
     from fusion_emotion.experiments import release
-    from fusion_emotion.models.weights import FOLDER
 
     if release.is_tested(workdir):
-        release.release_tested(workdir / FOLDER, workdir, output)
+        release.release_tested(workdir, output)
         print(f"released: {output}")
         return
     everything = workdir / "everything"
     train(release.config_of(workdir), everything)
-    release.release(everything / FOLDER, workdir, output)
+    release.release(everything, workdir, output)
     print(f"released: {output} (its numbers are the cross-validation's, not those above)")
 
 

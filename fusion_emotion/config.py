@@ -317,6 +317,8 @@ def check(config: Mapping[str, Any]) -> None:
     kept, validated = "run.keep_every_epochs", "train.validate_every_epochs"
     if not multiple_of(values[validated], ANY).holds(values[kept]):
         raise UserError(f"{given[kept]} is not a multiple of {given[validated]}: checkpoints are saved at validations")
+    if values["train.patience_epochs"] and values["train.choose"] == "last":
+        raise UserError(f"{given['train.patience_epochs']} waits for a best, and train.choose is last: set it to 0")
     if values["augment.modality_dropout"] and values["model.modalities"] != "audio+video":
         raise UserError(f"{given['augment.modality_dropout']} needs model.modalities=audio+video: set it to 0")
     for name in ("augment.tempo", "augment.pitch"):

@@ -51,13 +51,18 @@ def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, .
         (
             f"{row['corpus']}, {row['modalities']}",
             row["protocol"] + (f", fold {row['fold']}" if row["fold"] else ""),
-            row["test_clips"] + (f" ({row['test_speakers']})" if row["test_speakers"] != "0" else ""),
+            clips(row),
             *(percent(row[name]) for name in ("clip_uar", "clip_war", "clip_macro_f1", "chance_uar")),
             f"{float(row['train_seconds']):.0f} s",
         )
         for row in rows
     ]
     return header, cells, "Clip level, per cent"
+
+
+def clips(row: dict[str, str]) -> str:
+    """Return the number of clips that were tested, and of speakers where they are known."""
+    return row["test_clips"] + (f" ({row['test_speakers']})" if row["test_speakers"] != "0" else "")
 
 
 def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
@@ -73,7 +78,7 @@ def crossvals(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[s
             f"{row['corpus']}, " + (row["modalities"] or f"baseline {row['system']}"),
             f"{row['protocol']} ({row['on_both_sides'] or 'speaker-independent'})",
             f"{row['folds'] or 'no folds'}; {row['seeds'].replace(' ', ', ')}",
-            f"{row['test_clips']} ({row['test_speakers']})",
+            clips(row),
             percent(row["uar_pooled"])
             + (f" [{percent(row['uar_low'])}, {percent(row['uar_high'])}]" if row["uar_low"] else ", no interval"),
             percent(row["uar_mean"]) + (f" ± {percent(row['uar_std_folds'])}" if row["uar_std_folds"] else ""),

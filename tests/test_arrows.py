@@ -17,13 +17,13 @@ ARROWS = {
     "input": {"corpora", "models.batch", "prepare.records"},
     "train": {"input", "models"},
     "evaluate": {"corpora", "input", "models", "prepare.records", "train"},
-    "experiments": {"corpora", "evaluate", "input", "prepare.records", "train.writer"},
+    "experiments": {"corpora", "evaluate", "input", "models.weights", "prepare.records", "train.writer"},
     "analyse": {"corpora", "evaluate", "input", "models", "prepare.records", "train.devices"},
     "predict": {"corpora.clip", "corpora.labels", "evaluate.table", "models", "pages.timeline", "prepare"},
     "serve": {"corpora.sample", "pages.timeline", "predict", "prepare.media_errors"},
     "pages": {
-        *("corpora", "input", "models.batch", "models.frontend", "models.strip", "prepare.records"),
-        *(f"evaluate.{name}" for name in ("answers", "metrics", "statistics", "table")),
+        *("corpora", "input", "models.batch", "models.frontend", "prepare.records"),
+        *(f"evaluate.{name}" for name in ("answers", "statistics", "table")),
     },
 }
 

@@ -159,6 +159,8 @@ def test_fields_that_are_only_wrong_together() -> None:
     check(changed({"augment.modality_dropout": 0.2}))
     with pytest.raises(UserError, match=r"modality_dropout=0\.2 needs model\.modalities"):
         check(changed({"augment.modality_dropout": 0.2, "model.modalities": "audio"}))
+    with pytest.raises(UserError, match=r"patience_epochs=2 .* train\.choose is last: set it to 0"):
+        check(changed({"train.patience_epochs": 2, "train.choose": "last"}))
     sound = {"model.modalities": "audio", "prepare.face_size": 50, "segment.seconds": 3.0}
     check(changed({**sound, "segment.pad_to_s": (0.6, 3.0), "segment.hop_s": 0.2}))
 

@@ -14,12 +14,12 @@ from films import contents, film
 from fusion_emotion.corpora import catalogue, folder
 from fusion_emotion.corpora.corpus import Wanted
 from fusion_emotion.errors import UserError
+from fusion_emotion.evaluate.results import chosen_by
 from fusion_emotion.input.data import Data
 from fusion_emotion.prepare import run
 from fusion_emotion.prepare.records import MANIFEST, decode, read_rows
 
 AUDIO = Wanted(audio_alone=True, channel="both")
-HEADER = ("path", "emotion", "speaker", "sex", "age")
 
 
 def tone(path: pathlib.Path, *, hertz: float = 220.0, seconds: float = 1.0) -> pathlib.Path:
@@ -122,7 +122,7 @@ def test_folders_are_named_after_emotions(tmp_path: pathlib.Path) -> None:
     for name in ("angry/x/1.wav", "Joy/2.wav", "notes/3.wav"):
         tone(tmp_path / "one" / name)
     found = find(tmp_path / "one", table="")
-    assert [(clip.emotion, clip.speaker) for clip in found.clips] == [("Joy", ""), ("angry", "")]
+    assert [(clip.emotion, clip.speaker) for clip in found.clips] == [("happy", ""), ("angry", "")]
     assert len(found.passed_over) == 1
     for name in ("ann/angry/1.wav", "bob/happy/x/2.wav"):
         tone(tmp_path / "two" / name)
@@ -133,6 +133,34 @@ def test_folders_are_named_after_emotions(tmp_path: pathlib.Path) -> None:
     tone(tmp_path / "three" / "1.wav")
     with pytest.raises(UserError, match=r"no folder that is named after an emotion.*labels\.csv"):
         find(tmp_path / "three", table="")
+
+
+def test_spellings_of_an_emotion_are_one_label(tmp_path: pathlib.Path) -> None:
+    for name in ("ann/Angry/1.wav", "bob/angry/2.wav", "ann/happy/3.wav", "bob/Happiness/4.wav"):
+        tone(tmp_path / "folders" / name)
+    assert {clip.emotion for clip in find(tmp_path / "folders", table="").clips} == {"angry", "happy"}
+    rows = own(tmp_path / "table")
+    for row, word in zip(rows, 4 * ["Happiness", "joy "], strict=True):
+        row["emotion"] = word if row["emotion"] == "happy" else row["emotion"]
+    write_table(tmp_path / "table" / "labels.csv", rows)
+    assert {clip.emotion for clip in find(tmp_path / "table").clips} == {"angry", "happy"}
+
+
+def test_a_dialogue_in_one_file_is_refused_where_its_speakers_are_parted(tmp_path: pathlib.Path) -> None:
+    rows = []
+    for number in range(3):
+        path = tone(tmp_path / f"talk{number}.wav", seconds=2.0)
+        for place, (name, emotion) in enumerate((("ann", "happy"), ("bob", "angry"))):
+            excerpt = {"start_s": place, "end_s": place + 1}
+            rows.append({"path": path.name, "emotion": emotion, "speaker": f"{name}{number}", **excerpt})
+    write_table(tmp_path / "labels.csv", rows)
+    records = run.prepare(find(tmp_path).clips, settings_of(tmp_path / "cache"))
+    own_data = {"data__corpus": "folder", "model__modalities": "audio"}
+    said = r"folder/talk\d has the speakers folder/ann\d and folder/bob\d, .* two sides: cut it .*protocol=takes"
+    with pytest.raises(UserError, match=said):
+        Data.open(run_tiny.settings(**own_data), records)
+    data = Data.open(run_tiny.settings(**own_data, split__protocol="random"), records)
+    assert sum(segments.n_clips for segments in data.parts.values()) == 6
 
 
 def test_an_excerpt_is_the_piece_of_its_file(tmp_path: pathlib.Path) -> None:
@@ -179,6 +207,14 @@ def test_splits_of_a_table_and_of_takes(tmp_path: pathlib.Path) -> None:
         "validation": 2,
         "test": 2,
     }
+    assert "part that the corpus's owners or a table name (2 clips)" in chosen_by(data, run_tiny.settings()["split"])
+    for row in rows:
+        row["split"] = row["split"].replace("val", "train")
+    write_table(tmp_path / "labels.csv", rows)
+    records = run.prepare(find(tmp_path).clips, settings_of(tmp_path / "cache"))
+    for protocol, said in (("given", "speakers folder/"), ("given_takes", "drawn from those that")):
+        drawn = Data.open(run_tiny.settings(**own_data, split__protocol=protocol), records)
+        assert said in chosen_by(drawn, run_tiny.settings()["split"])
     assert data.label_names == ("happy", "angry")
     for row in rows:
         del row["speaker"]

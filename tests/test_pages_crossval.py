@@ -31,9 +31,11 @@ def rows_of(n_speakers: int) -> list[Row]:
     return rows
 
 
-def results_of(name: str, corpus_name: str = "ravdess") -> dict[str, Any]:
+def results_of(name: str, corpus_name: str = "ravdess", *, named: bool = True) -> dict[str, Any]:
     """The numbers of a protocol with two folds (or none) and one seed; the network is right in three of four clips."""
     rows, drawn = rows_of(6), protocol(name)
+    for row in rows:
+        row.speaker = row.speaker if named else ""
     folds = [rows[::2], rows[1::2]] if drawn.with_folds else [rows]
     runs = [
         Run(
@@ -86,6 +88,12 @@ def test_the_page(tmp_path: pathlib.Path) -> None:
     assert "Beware of <b>this</b>." in page.text
     assert page.row("commit")[1] == EVIL
     assert "Note." not in page.text
+
+
+def test_clips_without_speakers(tmp_path: pathlib.Path) -> None:
+    page = page_of(results_of("takes", named=False), tmp_path)
+    assert page.tags["img"] == 1 + 4
+    assert "test clips of speakers who are not named" in page.text
 
 
 @pytest.mark.parametrize("name", ["random", "takes"])

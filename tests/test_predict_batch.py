@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from conftest import ROOT, clips_of
 from films import ffmpeg, film
 from fusion_emotion.errors import UserError
+from fusion_emotion.predict import batch
 from fusion_emotion.predict.batch import recordings
 from fusion_emotion.predict.journal import Journal
+from fusion_emotion.predict.recognizer import Recognizer
 from test_bad_input import refused
 
 
@@ -86,6 +88,15 @@ def test_one_bad_file_does_not_stop_the_rest(workdir, sample_corpus, tmp_path):
     )
     assert smoother.returncode == 0, smoother.stderr
     assert (output / "b.json").stat().st_mtime_ns > before
+
+
+def test_what_is_done_is_remembered_without_json_too(workdir, sample_corpus, tmp_path, monkeypatch):
+    shutil.copy(clips_of(sample_corpus)[0].path, tmp_path / "a.mp4")
+    recognizer = Recognizer.load(str(workdir), detector="centerface", formats=("csv", "eaf"))
+    for _ in range(2):
+        batch.predict(recognizer, str(tmp_path / "a.mp4"), tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".a.json", ".lock", "a.csv", "a.eaf"]
+        monkeypatch.setattr(Recognizer, "predict", None)  # from now on nothing may be judged
 
 
 def test_odd_names(workdir, sample_corpus, tmp_path):

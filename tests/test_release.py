@@ -2,12 +2,17 @@
 
 import json
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import tiny
+from conftest import ROOT
 from fusion_emotion.corpora.protocols import PARTS
+from fusion_emotion.corpora.sample import make_corpus
 from fusion_emotion.errors import UserError
 from fusion_emotion.experiments import release, summary
 from fusion_emotion.input.leaks import check_split
@@ -38,7 +43,7 @@ def test_a_released_model_has_all_clips_and_the_numbers_of_the_cross_validation(
     assert "numbers say nothing" in run.data.protocol.warning
     run.train(tmp_path / "everything")
     run.evaluate(tmp_path / "everything")
-    release.release(tmp_path / "everything" / "model", quick.workdir, tmp_path / "voice-tiny")
+    release.release(tmp_path / "everything", quick.workdir, tmp_path / "voice-tiny")
 
     trained, released = load_model(tmp_path / "everything"), load_model(tmp_path / "voice-tiny")
     batch_stats = [model.variables["batch_stats"]["audio"]["BatchNorm_0"]["mean"] for model in (trained, released)]
@@ -47,6 +52,8 @@ def test_a_released_model_has_all_clips_and_the_numbers_of_the_cross_validation(
     numbers = released.about["numbers"]
     assert (numbers["uar"], numbers["uar_interval"]) == (network["uar"]["pooled"], list(network["uar"]["interval"]))
     assert (numbers["clips"], numbers["protocol"]["name"]) == (n_clips, "kfold")
+    assert (numbers["trained_on_clips"], numbers["trained_on_speakers"]) == (n_clips, numbers["speakers"])
+    assert sum(of["n"] for of in numbers["by"]["sex"].values()) == n_clips  # two seeds answered each
     assert released.about["temperature"] == pytest.approx(1.5)
     failures = released.about["failures"]
     assert failures
@@ -71,7 +78,7 @@ def test_a_model_whose_test_part_is_given_is_released_with_its_own_numbers(tmp_p
     results["protocol"]["name"] = "given_takes"
     (workdir / "results.json").write_text(json.dumps(results))
     assert release.is_tested(workdir)
-    release.release_tested(workdir / "model", workdir, output)
+    release.release_tested(workdir, output)
     released = load_model(output)
     np.testing.assert_array_equal(
         *(model.variables["params"]["Dense_0"]["kernel"] for model in (released, load_model(workdir)))
@@ -83,3 +90,32 @@ def test_a_model_whose_test_part_is_given_is_released_with_its_own_numbers(tmp_p
     card = (output / "README.md").read_text(encoding="utf-8")
     assert f"{clip['count']} others, which may be of the same people: UAR {100 * clip['uar']:.1f} %" in card
     assert "None" not in card
+
+
+@pytest.mark.slow
+def test_a_release_made_twice_is_the_same_to_the_bit(tmp_path: pathlib.Path) -> None:
+    # Both views of the voice, trained by processes of their own; only the date differs.
+    make_corpus(tmp_path / "corpus", seed=0, actors=3, workers=2)
+    settings = {"data.corpus": "sample", "data.root": tmp_path / "corpus", "run.cache": tmp_path / "cache"}
+    settings |= {"split.n_folds": 3, "train.epochs": 1, "train.validate_every_epochs": 1, "segment.pad_to_s": "(5.2,)"}
+    settings |= {"crossval.baselines": False, "crossval.protocols": "kfold", "crossval.compare": False}
+    flags = [f"--config.{field}={value}" for field, value in settings.items()]
+    once, again = tmp_path / "once", tmp_path / "again"
+    launched("--mode=crossval", "--config=configs/voice.py", *flags, workdir=once)
+    shutil.copytree(once, again)
+    released = []
+    for workdir in (once, again):
+        output = workdir / "voice-sample"
+        launched("--mode=release", f"--output={output}", workdir=workdir)
+        about = json.loads((output / "model.json").read_text(encoding="utf-8"))
+        del about["date"]
+        released.append((about, *((output / name).read_bytes() for name in ("weights.safetensors", "README.md"))))
+    assert released[0] == released[1]
+    assert len(released[0][1]) > 1_000_000
+
+
+def launched(*arguments: str, workdir: pathlib.Path) -> None:
+    """Run a command to its end."""
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments, f"--workdir={workdir}"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, cwd=ROOT)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]

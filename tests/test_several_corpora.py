@@ -201,6 +201,17 @@ def test_corpora_are_drawn_by_their_weights_and_the_order_resumes(tmp_path: path
     np.testing.assert_array_equal(next(again)["clip"], after["clip"])
 
 
+def test_a_table_with_corpora_of_its_own_has_the_weight_of_the_folder(tmp_path: pathlib.Path) -> None:
+    source = Data.open(settings(), two_corpora(tmp_path)).source("train")
+    corpora = [row.corpus for row in source.segments.rows]
+    weights = {"ravdess": 1.0, "folder": 2.0}  # as if a table had named the second one emodb
+    stream = training_batches(source, batch_size=20, seed=0, media=False, weights=weights)
+    drawn = collections.Counter(corpora[clip] for _ in range(60) for clip in next(stream)["clip"])
+    sizes = collections.Counter(corpora[clip] for clip in source.segments.clip)
+    share = 2 * sizes["emodb"] / (2 * sizes["emodb"] + sizes["ravdess"])
+    assert drawn["emodb"] / drawn.total() == pytest.approx(share, abs=0.01)
+
+
 def test_votes_are_trained_on_as_shares(tmp_path: pathlib.Path) -> None:
     folder = two_corpora(tmp_path)
     source = Data.open(settings(), folder).source("train")

@@ -102,6 +102,13 @@ def test_a_difference_draws_the_same_speakers_for_both() -> None:
     assert interval.low < interval.value < interval.high
 
 
+def test_a_resample_without_a_speaker_of_one_side_does_not_count() -> None:
+    # UAR of `a`: 1 for c, 0 for d, 0.5 for both; of `b`, which is of c alone: 0.5, and none in a resample of d.
+    a, b = answers_of([0, 1, 0, 1], [0, 1, 1, 0], list("ccdd")), answers_of([0, 1], [0, 0], ["c", "c"])
+    interval = difference_interval([a], [b], statistic="uar", n_resamples=2000, seed=0)
+    assert (interval.value, interval.low, interval.high) == (0, 0, 0.5)
+
+
 @every_statistic
 def test_the_exact_test_equals_brute_force(name: str) -> None:
     a, b = simulated(6, seed=8, clips=8), simulated(6, seed=9, clips=8, accuracy=0.4)

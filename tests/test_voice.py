@@ -1,5 +1,6 @@
 """The voice of whole clips: padding, masks and missing sound have no effect, and the regression is solved."""
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -17,7 +18,7 @@ from fusion_emotion.models.batch import Batch, batch_spec, noise
 from fusion_emotion.models.create import create_model
 from fusion_emotion.models.frontend import warped
 from fusion_emotion.train.checkpoint import Checkpoints
-from fusion_emotion.train.fit import logistic_regression, played
+from fusion_emotion.train.fit import logistic_regression, played, with_fitted_descriptors
 from fusion_emotion.units import SAMPLES_PER_FRAME
 from run_tiny import Tiny, settings
 
@@ -172,6 +173,15 @@ def test_a_clip_played_at_another_speed_is_that_much_shorter_and_higher(speed: f
     hz = np.abs(np.fft.rfft(sound)).argmax() * 16_000 / len(sound)
     assert abs(hz - 1000 * speed) < 2
     assert abs(np.abs(sound[500:-500].astype(int)).max() - 8000) < 200
+
+
+def test_the_regression_of_a_corpus_without_sound_says_nothing(tmp_path: pathlib.Path) -> None:
+    silent = [dataclasses.replace(record, waveform=np.zeros(0, np.int16)) for record in tiny.records_of()]
+    run = Tiny.of(tiny.write_corpus(tmp_path / "tiny", silent), model__descriptors__share=0.3)
+    batch = jax.tree.map(jnp.asarray, noise(batch_spec(run.config), n_classes=8) | {"has_audio": np.zeros(1, bool)})
+    variables = run.model.init(jax.random.key(0), batch, train=False)
+    fitted = with_fitted_descriptors(variables, run.model.descriptors, run.data.source("train"), run.config)
+    assert np.isfinite(run.model.apply(fitted, batch, train=False)).all()
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def _make(
         take_id=f"{corpus}/{os.path.splitext(name)[0]}",  # so all excerpts of a recording are on one side of a split
         speaker=speaker and f"{corpus}/{speaker}",
         sex=sex,
-        emotion=emotion,
+        emotion=known_word(emotion),  # or Angry and angry were two labels
         intensity=intensity,
         statement=statement,
         repetition="",

@@ -310,8 +310,23 @@ def draw(
             f"split.protocol={protocol.name}, fold {fold}, leaves nothing in the {' and '.join(empty)} part of "
             f"{len(set(keys))} {protocol.unit}s: {remedy}"
         )
+    if "take" not in protocol.shared:
+        _check_dialogues(items, parts, protocol)
     check(items, parts, protocol)
     return parts
+
+
+def _check_dialogues(items: Sequence[Item], parts: Sequence[Part], protocol: Protocol) -> None:
+    """Raise UserError if a recording of several speakers is on two sides."""
+    sides: dict[str, dict[Part, str]] = {}
+    for item, part in zip(items, parts, strict=True):
+        sides.setdefault(item.take_id, {})[part] = item.speaker
+    for take, speaker_in in sides.items():
+        if take and len(speakers := sorted({*speaker_in.values()})) > 1:
+            raise UserError(
+                f"{take} has the speakers {' and '.join(speakers)}, whom split.protocol={protocol.name} puts on two "
+                "sides: cut it into a file for each, or choose --config.split.protocol=takes"
+            )
 
 
 def _check_enough(items: Sequence[Item], protocol: Protocol) -> None:

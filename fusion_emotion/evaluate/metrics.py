@@ -31,8 +31,8 @@ def uar(confusion: Real[np.ndarray, "*stack C C"]) -> Measure:
 
 
 def war(confusion: Real[np.ndarray, "*stack C C"]) -> Measure:
-    """Weighted average recall: accuracy."""
-    return _ratio(_correct(confusion).sum(axis=-1), np.maximum(confusion.sum(axis=(-2, -1)), 1))
+    """Weighted average recall: accuracy; nan without examples."""
+    return _ratio(_correct(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
 def macro_f1(confusion: Real[np.ndarray, "*stack C C"]) -> Measure:

@@ -180,11 +180,13 @@ def chosen_by(data: Data, split: Mapping[str, Any], *, choose: str = "best") -> 
     """Describe what chose the checkpoint and what the test part is, in one sentence."""
     validation, unit = data.parts["validation"], data.protocol.unit
     n, fraction = f"{validation.n_clips} clips", f"{split['validation_fraction']:.1%} of the training {unit}s"
-    if data.protocol.given:
+    if data.protocol.given and any(row.split == "validation" for row in validation.rows):
         chosen_on = f"the validation part that the corpus's owners or a table name ({n});"
     elif unit == "speaker":
         speakers = ", ".join(sorted(set(validation.speakers)))
         chosen_on = f"speakers {speakers} ({n}), whom neither training nor test holds;"
+    elif data.protocol.given:
+        chosen_on = f"{fraction} ({n}), drawn from those that the owners or the table name so;"
     elif unit == "segment":
         chosen_on = f"{fraction} (of {n}); segments of the same clips train, validate and test, as in the original:"
     elif data.protocol.with_folds:

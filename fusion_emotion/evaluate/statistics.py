@@ -101,8 +101,11 @@ def difference_interval(
 
 
 def _interval(means: Float[np.ndarray, "resamples"], n_speakers: int, level: float) -> Interval:
-    """Return the percentile interval of the resamples; the first value is the sample's own."""
-    low, high = np.quantile(means[1:], [(1 - level) / 2, (1 + level) / 2]) if n_speakers > 1 else (np.nan, np.nan)
+    """Return the percentile interval of the resamples; the first value is the sample's own.
+
+    A resample without a speaker of one of the systems has no value, and does not count.
+    """
+    low, high = np.nanquantile(means[1:], [(1 - level) / 2, (1 + level) / 2]) if n_speakers > 1 else (np.nan, np.nan)
     return Interval(value=float(means[0]), low=float(low), high=float(high), n_speakers=n_speakers)
 
 

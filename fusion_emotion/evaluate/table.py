@@ -41,6 +41,12 @@ def std_text(std: float | None) -> str:
     return "-" if std is None else f"{100 * std:.1f}"
 
 
+def speakers_text(protocol: Mapping[str, Any]) -> str:
+    """Say how many speakers a protocol tests."""
+    n = len(protocol["speakers"])
+    return {0: "speakers who are not named", 1: "one speaker"}.get(n, f"{n} speakers")
+
+
 def protocol_title(name: str, protocol: Mapping[str, Any]) -> str:
     """The name of a protocol of a `crossval.json`, and what its parts share, which stands beside every number."""
     return f"{name} ({protocol['on_both_sides'] or 'speaker-independent'})"

@@ -30,7 +30,7 @@ from fusion_emotion.evaluate.baselines import available, baseline
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.data import Data
 from fusion_emotion.input.membership import CLIPS, clip_ids, parts_of
-from fusion_emotion.input.segments import Segments, rows_for, usable_rows
+from fusion_emotion.input.segments import Segments, is_placed, rows_for, usable_rows
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.progress import bar
 from fusion_emotion.train.writer import read_metrics
@@ -78,16 +78,21 @@ def plan(config: Mapping[str, Any], workdir: pathlib.Path, folder: pathlib.Path)
     Raises UserError for a split that cannot be drawn, and for kept clips that vanished or changed.
     """
     rows, labels, _ = usable_rows(folder, config)
-    if earlier := sorted(workdir.glob(f"*/*/{CLIPS}")):
-        kept = clip_ids(parts_of(config, rows, folder, earlier[0].parent, label_names=labels.names))
-        if n_new := len(rows) - len(kept):
-            print(f"set aside  {n_new} clips new since this cross-validation began")
-        rows = [row for row in rows if row.clip_id in kept]
+    # One run of each protocol: they differ in the corpora that they use.
+    if earlier := {path.parent.parent: path.parent for path in sorted(workdir.glob(f"*/*/{CLIPS}"))}:
+        kept_parts = [parts_of(config, rows, folder, run, label_names=labels.names) for run in earlier.values()]
+        kept = set[str]().union(*map(clip_ids, kept_parts))
+        corpora = {row.corpus for row in rows if row.clip_id in kept}
+        new = {row.clip_id for row in rows if row.corpus in corpora and row.clip_id not in kept}
+        if new:
+            print(f"set aside  {len(new)} clips new since this cross-validation began")
+        rows = [row for row in rows if row.clip_id not in new]
     split, runs = config["split"], []
     for name in config["crossval"]["protocols"]:
         protocol = protocols.protocol(name, field="crossval.protocols")
         used = rows_for(protocol, rows)
-        folds = protocols.folds(used, protocol, n_folds=split["n_folds"], seed=split["seed"])
+        placed = [row for row in used if is_placed(row, split)]
+        folds = protocols.folds(placed, protocol, n_folds=split["n_folds"], seed=split["seed"])
         if not folds:
             raise UserError(f"crossval.protocols: {name} tests none of these speakers; choose kfold, takes or loso")
         for seed in config["crossval"]["seeds"]:

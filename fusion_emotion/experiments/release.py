@@ -21,8 +21,9 @@ from fusion_emotion.evaluate.answers import PREDICTIONS
 from fusion_emotion.evaluate.answers import RESULTS as RUN_RESULTS
 from fusion_emotion.experiments.summary import RESULTS
 from fusion_emotion.files import atomic
+from fusion_emotion.models.weights import ABOUT, FOLDER, WEIGHTS
 
-ABOUT, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
+CARD = "README.md"
 _MOST_FAILURES = 5
 
 
@@ -68,8 +69,9 @@ def is_tested(workdir: pathlib.Path) -> bool:
     return name in PROTOCOLS and PROTOCOLS[name].given
 
 
-def release_tested(model: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path) -> None:
-    """Write the `model` of a finished training to `output`, with the numbers of its own test part and a card."""
+def release_tested(workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Write the model of a finished training to `output`, with the numbers of its own test part and a card."""
+    model = workdir / FOLDER
     results = json.loads((workdir / RUN_RESULTS).read_text(encoding="utf-8"))
     test = results["test"]
     about = json.loads((model / ABOUT).read_text(encoding="utf-8"))
@@ -87,9 +89,10 @@ def release_tested(model: pathlib.Path, workdir: pathlib.Path, output: pathlib.P
     _write(output, about, model / WEIGHTS)
 
 
-def release(model: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -> None:
-    """Write the trained `model` to `output`, with the numbers of a cross-validation and a card."""
-    results = read(crossval)
+def release(everything: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -> None:
+    """Write the model of a training on every clip to `output`, with the numbers of a cross-validation and a card."""
+    model, results = everything / FOLDER, read(crossval)
+    trained_on = json.loads((everything / RUN_RESULTS).read_text(encoding="utf-8"))["parts"]["train"]
     name, protocol = next(iter(results["protocols"].items()))
     network = protocol["systems"][table.NETWORK]
     about = json.loads((model / ABOUT).read_text(encoding="utf-8"))
@@ -103,13 +106,19 @@ def release(model: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -
             "seeds": protocol["seeds"],
         },
         "clips": protocol["clips"],
-        "trained_on_clips": protocol["clips"],
         "speakers": len(protocol["speakers"]),
+        "trained_on_clips": trained_on["clips"],
+        "trained_on_speakers": len({*trained_on["speakers"]} - {""}),  # "": not known
         **{measure: network[measure]["pooled"] for measure in ("uar", "war", "macro_f1")},
         "uar_interval": network["uar"]["interval"],
         "chance_uar": network["chance_uar"],
         "recalls": dict(zip(results["label_names"], network["recalls"], strict=True)),
-        "by": {group: values for group, values in network["by"].items() if group != "speaker"},
+        "by": {
+            # Each clip was answered once by each seed.
+            group: {value: {**of, "n": of["n"] // len(protocol["seeds"])} for value, of in values.items()}
+            for group, values in network["by"].items()
+            if group != "speaker"
+        },
         "ece_after_temperature": (network["calibration"]["after"] or {}).get("ece"),
         "commit": results["commit"],
     }
@@ -193,7 +202,7 @@ def card(name: str, about: Mapping[str, Any]) -> str:
 
 
 def _of_people(numbers: Mapping[str, Any]) -> str:
-    return "" if not numbers["protocol"]["speaker_independent"] else f" of {numbers['speakers']} people"
+    return f" of {n} people" if (n := numbers.get("trained_on_speakers")) else ""
 
 
 def _whom(numbers: Mapping[str, Any]) -> str:

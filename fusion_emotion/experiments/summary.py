@@ -103,7 +103,7 @@ def describe(
         "folds": sorted({run.fold for run in runs}) if protocol.with_folds else None,
         "seeds": sorted({run.seed for run in runs}),
         "clips": len(rows),
-        "speakers": sorted({row.speaker for row in rows.values()}),
+        "speakers": sorted({row.speaker for row in rows.values()} - {""}),  # "": not known
         "systems": {name: _measure(system, rows, groups) for name, system in systems.items()},
     }
 
@@ -203,7 +203,8 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     """Return the caveats of the numbers: too few speakers for an interval, and inflation by leaks."""
     protocols = results["protocols"]
     caveats = [
-        f"{name} tests {_count_speakers(protocol)}: too few for an interval, and they say nothing of other people."
+        f"{name} tests clips of {table.speakers_text(protocol)}: too few for an interval, and they say nothing of "
+        "other people."
         for name, protocol in protocols.items()
         if len(protocol["speakers"]) < statistics.LEAST_SPEAKERS
     ]
@@ -218,11 +219,6 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     return caveats
 
 
-def _count_speakers(protocol: Mapping[str, Any]) -> str:
-    n = len(protocol["speakers"])
-    return "one speaker" if n == 1 else f"{n} speakers"
-
-
 def text(results: Mapping[str, Any]) -> str:
     """Return the tables at the end of a cross-validation; each row names its protocol."""
     lines = [f"{results['corpus']}, {results['modalities']}, clip level, per cent:"]
@@ -232,7 +228,7 @@ def text(results: Mapping[str, Any]) -> str:
         seeds = ", ".join(map(str, protocol["seeds"]))
         lines += [
             f"  {name}: {protocol['meaning']}",
-            f"    {n_folds}; seeds {seeds}; {protocol['clips']} clips of {_count_speakers(protocol)}",
+            f"    {n_folds}; seeds {seeds}; {protocol['clips']} clips of {table.speakers_text(protocol)}",
         ]
         for system, numbers in protocol["systems"].items():
             title = f"{table.protocol_title(name, protocol)}: {table.system_title(system, results['modalities'])}"

@@ -118,7 +118,9 @@ def training_batches(
 
 def _mixed(segments: Segments, weights: Mapping[str, float], *, seed: int) -> grain.MapDataset:
     """Endless shuffled indices of segments, of each corpus as often as its weight and its size say."""
-    corpora = np.array([segments.rows[clip].corpus for clip in segments.clip])
+    # The table of one's own recordings may name corpora of its own, which have the weight of the folder.
+    named = [row.corpus if row.corpus in weights else "folder" for row in segments.rows]
+    corpora = np.array(named)[segments.clip]
     pools = {name: np.flatnonzero(corpora == name) for name in weights}
     pools = {name: pool for name, pool in pools.items() if len(pool)}
     drawn = [

@@ -139,6 +139,11 @@ def rows_for(protocol: protocols.Protocol, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not protocol.corpora or row.corpus in protocol.corpora]
 
 
+def is_placed(row: Row, split: Mapping[str, Any]) -> bool:
+    """True for a clip that a protocol places; those of corpora that are not in `split.corpora` only train."""
+    return row.corpus in (split.get("corpora") or {row.corpus})
+
+
 def cutting_for(protocol: protocols.Protocol, cutting: Cutting) -> Cutting:
     """Return the cutting under a protocol: one that places segments switches `random_start` off."""
     # Training segments that start anywhere would reach into those of the other parts.
@@ -156,9 +161,8 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
     segments = segments_of(rows, cutting)
     if protocol.everything:
         return dict.fromkeys(protocols.PARTS, segments)
-    # Clips of corpora that the protocol does not place only train.
-    is_placed = np.array([row.corpus in (split.get("corpora") or {row.corpus}) for row in rows], bool)
-    items = [row for row, placed in zip(rows, is_placed, strict=True) if placed]
+    placed = np.array([is_placed(row, split) for row in rows], bool)
+    items = [row for row, is_one in zip(rows, placed, strict=True) if is_one]
     overlap = cutting.hop < cutting.longest
     if by_segment and (overlap or len(segments) == len(rows)):
         raise UserError(
@@ -166,15 +170,15 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
             "set segment.hop_s to segment.seconds, and segment.seconds below the length of the clips; or choose "
             "another protocol"
         )
-    if by_segment and not is_placed.all():
+    if by_segment and not placed.all():
         raise UserError(f"split.protocol={protocol.name} places segments: set split.corpora=()")
     if by_segment:
         items = [items[i] for i in segments.clip]
     settings = {name: split[name] for name in ("fold", "n_folds", "test_fraction", "validation_fraction", "seed")}
     drawn = np.array(protocols.draw(items, protocol, **settings), object)
     if not by_segment:
-        placed, drawn = drawn, np.full(len(rows), "train", object)
-        drawn[is_placed] = placed
+        of_placed, drawn = drawn, np.full(len(rows), "train", object)
+        drawn[placed] = of_placed
     # Compare before spreading over the segments, of which a clip has several.
     chosen = {part: drawn == part for part in protocols.PARTS}
     return {part: segments.part(mask if by_segment else mask[segments.clip]) for part, mask in chosen.items()}

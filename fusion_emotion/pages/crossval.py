@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from fusion_emotion.corpora.corpus import Corpus
 from fusion_emotion.corpora.protocols import protocol as protocol_of
-from fusion_emotion.evaluate.table import NETWORK, interval_text, mean_text, protocol_title, std_text, system_title
+from fusion_emotion.evaluate.table import (
+    NETWORK,
+    interval_text,
+    mean_text,
+    protocol_title,
+    speakers_text,
+    std_text,
+    system_title,
+)
 from fusion_emotion.pages import figures, page
 
 
@@ -99,6 +107,7 @@ def _section(name: str, protocol: Mapping[str, Any], results: Mapping[str, Any],
         "meaning": protocol["meaning"],
         "leaky": protocol["on_both_sides"],
         "protocol": protocol,
+        "speakers": speakers_text(protocol),
         "n_seeds": len(protocol["seeds"]),
         "pictures": _figures(protocol, systems, titles, labels, human),
         "recalls": [(label, [numbers["recalls"][i] for numbers in systems.values()]) for i, label in enumerate(labels)],
@@ -127,16 +136,15 @@ def _figures(
     shown = {titles[system]: numbers for system, numbers in systems.items() if system != "majority"}
     recalls = {title: numbers["recalls"] for title, numbers in shown.items()}
     line = None if human is None else ("human raters, all emotions", human)
-    speakers = list(network["by"]["speaker"])
-    uars = {title: [each["by"]["speaker"][who]["uar"] for who in speakers] for title, each in shown.items()}
     drawn = {
         "confusion": figures.confusion(np.array(network["confusion"]), labels, unit="clips"),
         "recalls": figures.marks(recalls, labels, xlabel="recall (% of the emotion's clips)", line=line),
         "reliability": figures.reliability(network["calibration"], temperature="of validation"),
-        "speakers": figures.marks(
-            uars, [f"speaker {speaker}" for speaker in speakers], xlabel="UAR of the speaker's clips (%)"
-        ),
     }
+    if speakers := list(network["by"].get("speaker", ())):  # clips may be without
+        uars = {title: [each["by"]["speaker"][who]["uar"] for who in speakers] for title, each in shown.items()}
+        names = [f"speaker {speaker}" if speaker else "not named" for speaker in speakers]
+        drawn["speakers"] = figures.marks(uars, names, xlabel="UAR of the speaker's clips (%)")
     if protocol["folds"] is not None:
         by_fold = {titles[s]: [(run["fold"], run["uar"]) for run in each["runs"]] for s, each in systems.items()}
         drawn["folds"] = figures.over_folds(by_fold, ylabel="UAR of the fold's clips (%)")

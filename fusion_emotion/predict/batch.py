@@ -168,7 +168,7 @@ def _one(recognizer: Recognizer, source: str, place: pathlib.Path, progress: Pro
         raise MediaError("its path is not in UTF-8: rename it")
     key = recognizer.key(source)
     digest = hashlib.sha256(json.dumps([key, recognizer.settings], sort_keys=True).encode()).hexdigest()[:16]
-    done = place.with_name(f"{place.name}.json")
+    done = place.with_name(f"{'' if 'json' in formats else '.'}{place.name}.json")
     if (described := _read(done)).get("key") != digest:
         journal = Journal(place.with_name(f".{place.name}.rows"), key)
         try:
@@ -176,6 +176,8 @@ def _one(recognizer: Recognizer, source: str, place: pathlib.Path, progress: Pro
         finally:
             journal.close()
         save(prediction, place.parent, formats, name=place.name, key=digest)
+        if "json" not in formats:  # remember what is done all the same
+            save(prediction, place.parent, ("json",), name=f".{place.name}", key=digest)
         journal.path.unlink()
         described = outputs.described(prediction)
     heard = dict.fromkeys(described["timeline"]["modalities"])

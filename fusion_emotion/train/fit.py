@@ -26,11 +26,14 @@ def with_fitted_descriptors(
 ) -> dict[str, PyTree]:
     """Return variables whose `descriptors` part is fitted to the segments of `source`, each at every speed.
 
-    Classes weigh alike, and the copies of a segment together weigh as much as one.
+    Classes weigh alike, and the copies of a segment together weigh as much as one. Without any sound to fit to they
+    stay as they are.
     """
     settings = config["model"]["descriptors"]
     speeds = (1.0, *settings["speeds"])
     values, labels = _statistics(view, source, speeds)
+    if not len(labels):
+        return dict(variables)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-8)
     kernel, bias = logistic_regression(
