@@ -1,21 +1,24 @@
 """How well a package that people use today names the emotions of the clips that this project is measured on.
 
     PYTHONPATH=. python benchmarks/peers.py KIND FOLDER "TITLE OF THE CLIPS" --fer_python=PATH
+    PYTHONPATH=. python benchmarks/peers.py ravdess FOLDER "TITLE OF THE CLIPS" --voice=WORKDIR
 
 KIND is ferplus, the test part of FER+ (majority label, eight labels), or ravdess, films of RAVDESS (seven labels, calm
 counts as neutral). `--fer_python` is the Python of an environment with the package `fer`, as its page says: pip install
 fer tensorflow-cpu "moviepy<2" "setuptools<81". Its network was trained on the training part of FER2013, whose pictures
 are those of FER+ under other labels. Of a film it sees five frames a second, and the mean of its answers counts; a clip
 without a face counts as wrong. Beside it stands `face-base` on films; results/faces.csv has it on FER+, whose training
-part it was trained on. It prints rows of results/peers.csv.
+part it was trained on. With `--voice`, a training that had none of the people of the films, the rows are of this voice
+and of the voice with `face-base`, joined as in `av-base`. It prints rows of results/peers.csv.
 """
 
 import csv
+import functools
 import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import app, flags
@@ -26,10 +29,12 @@ from fusion_emotion.corpora.corpus import Wanted
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import metrics
 from fusion_emotion.evaluate.results import surroundings
+from fusion_emotion.models.weights import load_model
 
-_FER = flags.DEFINE_string("fer_python", None, "Python of an environment with fer.", required=True)
+_FER = flags.DEFINE_string("fer_python", "", "Python of an environment with fer.")
+_VOICE = flags.DEFINE_string("voice", "", "Workdir of a voice that heard none of the people of the films.")
+_INSIGHTFACE = flags.DEFINE_string("insightface_root", "~/.insightface", "Root of InsightFace's packs.")
 _SETS = {"ferplus": "neutral, happy, surprised, sad, angry, disgust, fearful, contempt", "ravdess": "basic7"}
-_TRAINED = {"fer": "FER2013", "face-base": "FER+"}
 
 FER = """
 import json, sys
@@ -64,9 +69,9 @@ def of_fer(paths: Sequence[str]) -> list[str]:
     return [labels.known_word(said[path]) for path in paths]
 
 
-def of_face_base(paths: Sequence[str]) -> list[str]:
-    """Return what the released model of faces says of each clip, "" where it finds no face."""
-    recognizer = Recognizer.load("face-base")
+def of_model(name: str, paths: Sequence[str]) -> list[str]:
+    """Return what a model, or two joined by +, says of each clip, "" where it finds nothing to judge."""
+    recognizer = Recognizer.load(name, insightface_root=_INSIGHTFACE.value)
     said = []
     for path in paths:
         try:
@@ -78,9 +83,28 @@ def of_face_base(paths: Sequence[str]) -> list[str]:
     return said
 
 
+def systems(kind: str) -> dict[str, tuple[str, str, Callable[[Sequence[str]], list[str]]]]:
+    """Return, for each system, what it was trained on, the flag of its command, and what gives its answers."""
+    fer, voice = "--fer_python=PYTHON", f"--voice={_VOICE.value}"
+    chosen: dict[str, tuple[str, str, Callable[[Sequence[str]], list[str]]]] = {}
+    if _FER.value:
+        chosen["fer"] = ("FER2013", fer, of_fer)
+        if kind == "ravdess":
+            chosen["face-base"] = ("FER+", fer, functools.partial(of_model, "face-base"))
+    if _VOICE.value:
+        heard = f"{load_model(_VOICE.value).about['trained_on']}, others"
+        both = f"{_VOICE.value}+face-base"
+        chosen["voice"] = (heard, voice, functools.partial(of_model, _VOICE.value))
+        chosen["voice + face-base"] = (f"{heard}; FER+", voice, functools.partial(of_model, both))
+    return chosen
+
+
 def main(argv: list[str]) -> None:
     """Print a row for each system."""
     kind, folder, title = argv[1:]
+    judges = systems(kind)
+    if not judges:
+        raise SystemExit("nothing to judge by: set --fer_python or --voice")
     corpus = catalogue.corpus(kind)
     classes = labels.parse(_SETS[kind])
     wanted = Wanted(audio_alone=False, channel="speech")
@@ -89,7 +113,6 @@ def main(argv: list[str]) -> None:
     ]
     true = [classes.of(clip.emotion) for clip in clips]
     paths = [str(clip.path) for clip in clips]
-    systems = {"fer": of_fer} | ({"face-base": of_face_base} if kind == "ravdess" else {})
     around = surroundings()
     out = csv.writer(sys.stdout)
     out.writerow(
@@ -108,17 +131,17 @@ def main(argv: list[str]) -> None:
             "command",
         )
     )
-    for name, answers_of in systems.items():
+    for name, (trained_on, flag, answers_of) in judges.items():
         said = answers_of(paths)
         # One class more, for no answer and for what is no label here.
         none = len(classes.names)
         answers = [none if (label := classes.of(word)) is None else label for word in said]
         confusion = metrics.confusion_matrix(np.array(true), np.array(answers), none + 1)
         scores = (f"{float(measure(confusion)):.4f}" for measure in (metrics.uar, metrics.war, metrics.chance_level))
-        command = f'PYTHONPATH=. python benchmarks/peers.py {kind} FOLDER "{title}" --fer_python=PYTHON'
+        command = f'PYTHONPATH=. python benchmarks/peers.py {kind} FOLDER "{title}" {flag}'
         row = (
             name,
-            _TRAINED[name],
+            trained_on,
             title,
             len(clips),
             sum(map(bool, said)),
