@@ -8,11 +8,11 @@ On the prepared sample corpus, for configs/ravdess.py's batch.
 import pathlib
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from turns import timed
 
 from configs import sample
 from fusion_emotion import commands
@@ -25,12 +25,7 @@ ROUNDS = 30
 
 def median_ms(function: Callable[[], object]) -> float:
     """The median milliseconds of a call, after a few that warm up."""
-    times = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times[3:])
+    return statistics.median(timed(lambda: jax.block_until_ready(function()), times=ROUNDS)[3:])
 
 
 def trained(config: dict, resident_gb: float) -> tuple[float, float]:

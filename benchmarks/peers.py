@@ -115,22 +115,8 @@ def main(argv: list[str]) -> None:
     paths = [str(clip.path) for clip in clips]
     around = surroundings()
     out = csv.writer(sys.stdout)
-    out.writerow(
-        (
-            "peer",
-            "trained_on",
-            "corpus",
-            "clips",
-            "answered",
-            "uar",
-            "war",
-            "chance_uar",
-            "machine",
-            "devices",
-            "date",
-            "command",
-        )
-    )
+    measured = ("clips", "answered", "uar", "war", "chance_uar")
+    out.writerow(("peer", "trained_on", "corpus", *measured, "machine", "devices", "date", "command"))
     for name, (trained_on, flag, answers_of) in judges.items():
         said = answers_of(paths)
         # One class more, for no answer and for what is no label here.

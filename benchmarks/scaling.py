@@ -8,8 +8,9 @@ The devices share the cores: nothing gets faster, and the growth with their numb
 import multiprocessing
 import os
 import statistics
-import time
 from concurrent.futures import ProcessPoolExecutor
+
+from turns import timed
 
 BATCH = 64
 STEPS = 12
@@ -21,11 +22,7 @@ def _measure() -> tuple[float, int, int]:
 
     config = train_step.config_of("configs/ravdess.py")
     step, params, _ = train_step.ours(config, BATCH)
-    times = []
-    for _ in range(STEPS):
-        began = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - began))
+    times = timed(step, times=STEPS)
     gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     # Forward, each normalisation adds up sums, counts and squares; backward, the two gradients of these.
     channels = sum(

@@ -1,31 +1,28 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
 import pathlib
 import uuid
+from collections.abc import Iterator
 
 from fusion_emotion.errors import UserError
 
 
-class atomic:  # noqa: N801 - reads as the statement it is
-    """`with atomic(path) as partial:` write `partial`; it becomes `path` if the block succeeds, else it is removed."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        # The random name keeps two processes, on one machine or on two, from writing the same partial file.
-        self.partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-
-    def __enter__(self) -> pathlib.Path:
-        return self.partial
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self.partial.unlink(missing_ok=True)
-            return
-        sync(self.partial)
-        self.partial.replace(self.path)
-        # The rename itself is durable once its folder is synced.
-        sync(self.path.parent)
+@contextlib.contextmanager
+def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a partial file to write; it becomes `path` if the block succeeds, else it is removed."""
+    # The random name keeps two processes, on one machine or on two, from writing the same partial file.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(partial)
+    partial.replace(path)
+    # The rename itself is durable once its folder is synced.
+    sync(path.parent)
 
 
 def sync(path: pathlib.Path) -> None:

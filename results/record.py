@@ -19,7 +19,6 @@ FIELDS = (
     *("clip_uar", "clip_war", "clip_macro_f1", "segment_uar", "chance_uar", "chosen_step", "steps"),
     *("train_seconds", "parameters", *SURROUNDINGS),
 )
-FORMER_NAMES = {"window_uar": "segment_uar"}  # of columns, in older files
 STATISTICS = ("uar", "war", "macro_f1")
 CROSSVAL_FIELDS = (
     *("corpus", "modalities", "system", "protocol", "on_both_sides", "folds", "seeds", "split_seed", "runs"),
@@ -138,7 +137,6 @@ def main() -> None:
     if table.exists():
         with table.open(newline="") as lines:
             header, *old = csv.reader(lines)
-        header = [FORMER_NAMES.get(name, name) for name in header]
         if tuple(header) != fields:
             sys.exit(f"{table} has other columns than rows of {workdir}: name another file")
         rows = [row for row in (dict(zip(header, cells, strict=True)) for cells in old) if row["command"] != command]

@@ -88,6 +88,14 @@ def clips_of(root: pathlib.Path) -> "list[Clip]":
     return list(catalogue.find_clips(catalogue.corpus("sample"), root, wanted).clips)
 
 
+def put(root: pathlib.Path, *names: str, content: bytes = bytes(300)) -> pathlib.Path:
+    """Write files of the same content below a folder, and return it."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
 def settings_of(cache: pathlib.Path, **changes: object) -> "Settings":
     """The preparation of `configs/sample.py`, with its cache in a temporary folder."""
     from configs import sample

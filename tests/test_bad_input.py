@@ -3,34 +3,18 @@
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
-from typing import Any
 
 import pytest
 
-from conftest import ROOT
+from films import ffmpeg
 from fusion_emotion import commands
 from fusion_emotion.config import CONFIG, defaults, save
 from fusion_emotion.errors import UserError
 from fusion_emotion.prepare.records import read_rows
+from launch_kit import launch, refused
 
 RAVDESS = "--config=configs/ravdess.py"
 CENTERFACE = "--config.prepare.detector=centerface"
-
-
-def launch(*arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **{"cwd": ROOT, **changes})
-
-
-def refused(ran: subprocess.CompletedProcess[str], *words: str) -> None:
-    """The run ended with one line that begins with "error:" and holds `words`."""
-    assert ran.returncode in (1, 2), ran.stderr
-    assert "Traceback" not in ran.stderr
-    [line] = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
-    assert ran.stderr.rstrip().endswith(line), ran.stderr
-    assert not [word for word in words if word not in line], line
 
 
 @pytest.fixture
@@ -190,18 +174,6 @@ def test_workdir_without_a_run(paths, mode, tmp_path):
     refused(launch(*paths, f"--mode={mode}"), "first", "--workdir")
 
 
-def without_sound(source: pathlib.Path, target: pathlib.Path) -> None:
-    import av
-
-    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-        video = reader.streams.video[0]
-        stream = writer.add_stream_from_template(video)
-        for packet in reader.demux(video):
-            if packet.dts is not None:
-                packet.stream = stream
-                writer.mux(packet)
-
-
 def test_unusable_clips_are_quarantined_and_the_run_goes_on(data, paths, tmp_path, sample_corpus):
     good = (sample_corpus / "Actor_01" / "01-01-03-01-01-01-01.mp4").read_bytes()
     reasons = {"good": "", "half": "decoded", "zero": "empty", "text": "decoded", "mute": "no audio track"}
@@ -210,7 +182,7 @@ def test_unusable_clips_are_quarantined_and_the_run_goes_on(data, paths, tmp_pat
     clips["half"].write_bytes(good[: len(good) // 2])
     clips["zero"].touch()
     clips["text"].write_text("not a film\n" * 100)
-    without_sound(clips["good"], clips["mute"])
+    ffmpeg(clips["good"], clips["mute"], "-c", "copy", "-an")
     (data / "01-01-01-02-01-01-01.mp4").touch()
     ran = launch(*paths, "--mode=prepare")
     assert ran.returncode == 0, ran.stderr

@@ -113,24 +113,6 @@ def test_a_very_short_film_with_spaces_and_accents_in_its_name(tmp_path):
     assert len(record.waveform) > 0.2 * 16_000
 
 
-@pytest.mark.parametrize("angle", [90, 180, 270])
-def test_rotation_is_applied(tmp_path, angle):
-    bright_top = np.concatenate([flat(220)[:40], flat(30)[40:]])
-    upright = film(tmp_path / "upright.mp4", picture=lambda _: bright_top)
-    turned = ffmpeg(upright, tmp_path / "x.mp4", "-c", "copy", before=["-display_rotation", str(angle)])
-    frames: list[np.ndarray] = []
-
-    def detector(frame: np.ndarray):
-        frames.append(frame)
-        return OneFace()(frame)
-
-    outcome(turned, detector=detector)
-    assert frames[0].shape[:2] == ((120, 160) if angle == 180 else (160, 120))
-    # The tool turns counter-clockwise: the bright top goes left, to the bottom, or right.
-    edge = {90: np.s_[:, :20], 180: np.s_[-20:], 270: np.s_[:, -20:]}[angle]
-    assert frames[0][edge].mean() > 180
-
-
 @pytest.mark.parametrize("size", [(162, 122), (426, 240), (34, 34), (3840, 2160)])
 def test_sizes(tmp_path, size):
     _, record = outcome(film(tmp_path / "x.mp4", seconds=0.6, size=size, fps=5))

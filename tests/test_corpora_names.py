@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import put
 from fusion_emotion.corpora import catalogue, cremad, emodb
 from fusion_emotion.corpora.catalogue import Wanted
 from fusion_emotion.corpora.corpus import Found
@@ -32,13 +33,6 @@ def find(name: str, root: pathlib.Path, *, audio_alone: bool = False, **wanted: 
     return catalogue.find_clips(
         catalogue.corpus(name), root, Wanted(audio_alone=audio_alone, channel="speech", **wanted)
     )
-
-
-def put(root: pathlib.Path, *names: str, content: bytes = bytes(300)) -> pathlib.Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
 
 
 def used(found: Found, root: pathlib.Path) -> list[str]:

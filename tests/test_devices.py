@@ -17,6 +17,7 @@ from conftest import ROOT
 from fusion_emotion.errors import UserError
 from fusion_emotion.train import cluster
 from fusion_emotion.train.writer import read_metrics
+from launch_kit import free_port
 from run_tiny import finish
 
 # Dropout and augmentations must be keyed by example. On eight devices each has two segments, a pair for mixup. Noise
@@ -76,14 +77,8 @@ def test_the_number_of_devices_does_not_matter(
     same(tmp_path, trained[1])
 
 
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def two_processes(records: pathlib.Path, workdir: pathlib.Path) -> list[subprocess.Popen]:
-    flags = (free_address(), "2")
+    flags = (f"127.0.0.1:{free_port()}", "2")
     return [run_tiny.start(records, workdir, CONFIG, *flags, str(index), devices=2) for index in range(2)]
 
 
@@ -134,7 +129,7 @@ def test_the_readme_command_of_several_processes(sample_corpus: pathlib.Path, tm
     }
     command = [sys.executable, "launch.py", "--config=configs/sample.py", f"--workdir={tmp_path / 'run'}"]
     command += [f"--config.{field}={value}" for field, value in changes.items()]
-    flags = [f"--distributed={free_address()}", "--num_processes=2"]
+    flags = [f"--distributed=127.0.0.1:{free_port()}", "--num_processes=2"]
 
     def begin(*more: str) -> subprocess.Popen:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -185,7 +180,7 @@ def test_a_port_in_use_is_an_error_of_the_first_process() -> None:
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6")
 def test_an_address_of_ipv6_is_joined() -> None:
-    port = free_address().partition(":")[2]
+    port = free_port()
     code = f"from fusion_emotion.train import cluster; cluster.join('[::1]:{port}', 1, 0); assert cluster.joined()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=run_tiny.environment(), check=True, timeout=120)
 

@@ -24,7 +24,7 @@ from fusion_emotion.models.frontend import log_mel
 from fusion_emotion.models.weights import load_model
 from fusion_emotion.prepare.clip import prepare_clip
 from fusion_emotion.prepare.detectors import create_detector
-from test_bad_input import launch, refused
+from launch_kit import launch, refused
 
 pytest.importorskip("jax2onnx", reason="requirements-export.txt is not installed")
 

@@ -111,7 +111,7 @@ def test_a_face_is_judged_once_and_forgotten(models, monkeypatch):
     assert judged[-1] == N_FRAMES
 
 
-def test_models_of_the_same_labels_keep_them(models, folders):
+def test_models_of_the_same_labels_keep_them(models):
     voice, face = models
     face.label_names = voice.label_names
     try:

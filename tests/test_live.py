@@ -3,7 +3,6 @@
 import csv
 import errno
 import itertools
-import socket
 import subprocess
 import threading
 import time
@@ -18,8 +17,7 @@ from films import OneFace, film
 from fusion_emotion.errors import UserError
 from fusion_emotion.predict import batch, live
 from fusion_emotion.predict.live import Feed, is_live
-from test_bad_input import refused
-from test_predict_batch import predict
+from launch_kit import free_port, launch, refused
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +35,6 @@ av_open = av.open
 
 def device(path, *, name="lavfi:"):
     return f"{name}movie={path}:s=dv+da[v][a];[v]realtime[out0];[a]arealtime[out1]"
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def publish(path, address, form, *options):
@@ -169,7 +161,7 @@ def test_a_camera_that_is_taken_away_leaves_what_was_judged(workdir, path, tmp_p
 
 @pytest.mark.slow
 def test_the_command_writes_a_row_a_moment(workdir, path, tmp_path):
-    ran = predict(f"--input={device(path)}", f"--model={workdir}", f"--output={tmp_path}")
+    ran = launch("--mode=predict", f"--input={device(path)}", f"--model={workdir}", f"--output={tmp_path}")
     assert ran.returncode == 0, ran.stderr
     [table] = tmp_path.glob("*.csv")
     with table.open() as file:
@@ -178,5 +170,6 @@ def test_the_command_writes_a_row_a_moment(workdir, path, tmp_path):
     assert {row["modalities"] for row in rows} <= {"audio", "audio+video"}
     assert "lag" in ran.stdout
     table.unlink()
-    refused(predict("--input=camera:9", f"--model={workdir}", f"--output={tmp_path}"), "camera '9' cannot be opened")
+    ran = launch("--mode=predict", "--input=camera:9", f"--model={workdir}", f"--output={tmp_path}")
+    refused(ran, "camera '9' cannot be opened")
     assert not list(tmp_path.glob("*.csv"))

@@ -14,19 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import ROOT, clips_of
+from conftest import ROOT, clips_of, put
 from films import ffmpeg, film
 from fusion_emotion.errors import UserError
 from fusion_emotion.predict import batch
 from fusion_emotion.predict.batch import recordings
 from fusion_emotion.predict.journal import Journal
 from fusion_emotion.predict.recognizer import Recognizer
-from test_bad_input import refused
+from launch_kit import launch, refused
 
 
 def predict(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch.py"), "--mode=predict", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    return launch("--mode=predict", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +35,8 @@ def long_film(sample_corpus, tmp_path_factory):
     return ffmpeg(clip, tmp_path_factory.mktemp("long") / "long.mkv", "-c", "copy", before=("-stream_loop", "20"))
 
 
-def touch(folder: pathlib.Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
 def test_a_folder_gives_each_recording_a_place_of_its_own(tmp_path):
-    touch(tmp_path, "a.mp4", "a.wav", "b/a.mp4", "b/notes.txt", "out/a.mp4", "c/A.JPG")
+    put(tmp_path, "a.mp4", "a.wav", "b/a.mp4", "b/notes.txt", "out/a.mp4", "c/A.JPG")
     places = recordings(str(tmp_path), tmp_path / "out")
     assert {str(pathlib.Path(path).relative_to(tmp_path)): str(place) for path, place in places.items()} == {
         "a.mp4": "a_mp4",
@@ -54,7 +47,7 @@ def test_a_folder_gives_each_recording_a_place_of_its_own(tmp_path):
 
 
 def test_a_pattern_a_file_and_an_address(tmp_path):
-    touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.wav", "odd.xyz")
+    put(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.wav", "odd.xyz")
     found = recordings(str(tmp_path / "*" / "a.mp4"), tmp_path / "out")
     assert [str(place) for place in found.values()] == ["x/a", "y/a"]
     assert [str(place) for place in recordings(str(tmp_path / "odd.xyz"), tmp_path / "out").values()] == ["odd"]

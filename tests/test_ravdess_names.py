@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import put
 from fusion_emotion.corpora import catalogue, ravdess
 from fusion_emotion.corpora.catalogue import Wanted
 from fusion_emotion.corpora.walk import find_all
@@ -79,13 +80,6 @@ AV, V, A = "01-01-03-01-01-01-01.mp4", "02-01-03-01-01-01-01.mp4", "03-01-03-01-
 OTHER_AV = "01-01-03-01-01-02-01.mkv"
 WEBM, OPUS = "01-01-04-01-01-01-01.webm", "03-01-04-01-01-01-01.opus"
 SONG, SONG_A = "01-02-03-01-01-01-02.mp4", "03-02-03-01-01-01-02.wav"
-
-
-def put(root: pathlib.Path, *names: str) -> pathlib.Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-    return root
 
 
 def test_clips_come_by_name_and_other_files_are_passed_over_with_the_reason(tmp_path: pathlib.Path) -> None:

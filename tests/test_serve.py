@@ -19,6 +19,7 @@ from films import ffmpeg
 from fusion_emotion.errors import UserError
 from fusion_emotion.serve import page
 from fusion_emotion.serve.desk import MEDIA, Desk, plain
+from launch_kit import free_port
 
 
 @pytest.fixture
@@ -140,12 +141,6 @@ def test_the_card_has_the_numbers_the_licence_and_the_notice():
     ):
         assert words in shown
     assert "do not say what a person feels" in shown
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind((page.HOST, 0))
-        return int(taken.getsockname()[1])
 
 
 def test_a_port_in_use_and_a_missing_gradio_are_said(monkeypatch):

@@ -16,7 +16,8 @@ import pytest
 
 from conftest import ROOT
 from fusion_emotion.serve import page
-from test_serve import answer, files_below, free_port
+from launch_kit import free_port
+from test_serve import answer, files_below
 
 LIMIT_MB = 2
 BROWSER = shutil.which("chromium")

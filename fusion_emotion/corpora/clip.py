@@ -1,6 +1,7 @@
 """A clip of a corpus: one media file and what is known of it before it is opened."""
 
 import dataclasses
+import operator
 import pathlib
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts")
@@ -38,3 +39,6 @@ class Clip:
     def is_still(self) -> bool:
         """True for a picture that is not a film."""
         return self.path.suffix.lower() in PICTURE_SUFFIXES
+
+
+by_id = operator.attrgetter("clip_id")  # the order of the clips that are found

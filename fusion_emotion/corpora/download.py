@@ -35,6 +35,7 @@ _RETRIES = 8  # of one request: with the back-off they last four minutes
 _RETRY_STATUSES = (403, 408, 429, 500, 502, 503, 504)  # Zenodo answers 403 to too many requests
 _BLOCK_BYTES = 1 << 18
 # A body compressed on the way would be neither of the announced length nor possible to resume.
+_BACKOFF_S, _TIMEOUT_S = 1.0, 30.0
 _HEADERS = {"User-Agent": "fusion_emotion", "Accept-Encoding": "identity"}
 _AGAIN = "run the same command again; what is downloaded is kept"
 
@@ -45,11 +46,11 @@ def mirror(config: Mapping[str, Any]) -> str:
     return "" if url == _ZENODO else url
 
 
-def listed(host: str, path: str, *, mirror: str = "", backoff_s: float = 1.0, timeout_s: float = 30.0) -> Any:
+def listed(host: str, path: str, *, mirror: str = "") -> Any:
     """Return the JSON that a host answers. Raises UserError if it cannot be had."""
     url = (mirror or host) + path
     try:
-        with _session(backoff_s) as session, session.get(url, headers=_HEADERS, timeout=timeout_s) as response:
+        with _session(_BACKOFF_S) as session, session.get(url, headers=_HEADERS, timeout=_TIMEOUT_S) as response:
             response.raise_for_status()
             return response.json()
     except requests.RequestException as error:
@@ -63,8 +64,8 @@ def install(
     title: str,
     mirror: str = "",
     keep_archives: bool,
-    backoff_s: float = 1.0,
-    timeout_s: float = 30.0,
+    backoff_s: float = _BACKOFF_S,
+    timeout_s: float = _TIMEOUT_S,
 ) -> None:
     """Fetch `remotes` one after the other into `root`, and unpack those that are archives.
 

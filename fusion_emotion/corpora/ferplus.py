@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_emotion.corpora.clip import Clip
+from fusion_emotion.corpora.clip import Clip, by_id
 from fusion_emotion.corpora.corpus import Corpus, Found, Remote, Wanted
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import atomic
@@ -55,7 +55,7 @@ def find(root: pathlib.Path, wanted: Wanted) -> Found:
                 clips.append(_clip(path, part, first, {word: n for word, n in counted.items() if word in VOTED[:-2]}))
                 continue
             passed_over.append((str(path), reason))
-    return Found(clips=sorted(clips, key=lambda clip: clip.clip_id), passed_over=passed_over)
+    return Found(clips=sorted(clips, key=by_id), passed_over=passed_over)
 
 
 def _rows(table: pathlib.Path) -> list[tuple[str, list[int]]]:

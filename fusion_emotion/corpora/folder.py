@@ -12,7 +12,7 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from fusion_emotion.corpora.clip import FILM_SUFFIXES, PICTURE_SUFFIXES, SOUND_SUFFIXES, Clip
+from fusion_emotion.corpora.clip import FILM_SUFFIXES, PICTURE_SUFFIXES, SOUND_SUFFIXES, Clip, by_id
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
 from fusion_emotion.corpora.labels import EMOTIONS, known_word, parse
 from fusion_emotion.errors import UserError
@@ -71,7 +71,7 @@ def _of_table(table: pathlib.Path, root: pathlib.Path, wanted: Wanted) -> Found:
                 f"data.table={str(table)!r}: row {number} is the only recording of emotion {emotion!r}: a class needs "
                 "two or more, to train and to test; add some, or leave the row out"
             )
-    return Found(clips=sorted((clip for _, clip in clips.values()), key=_by_id), passed_over=passed_over)
+    return Found(clips=sorted((clip for _, clip in clips.values()), key=by_id), passed_over=passed_over)
 
 
 def _read_csv(table: pathlib.Path) -> Iterator[tuple[int, Cells]]:
@@ -245,11 +245,7 @@ def _of_folders(root: pathlib.Path, wanted: Wanted) -> Found:
             f"data.root={str(root)!r} holds EMOTION/** and SPEAKER/EMOTION/** folders: choose one way, or give a table "
             "(--config.data.table=labels.csv)"
         )
-    return Found(clips=sorted(clips, key=_by_id), passed_over=passed_over)
-
-
-def _by_id(clip: Clip) -> str:
-    return clip.clip_id
+    return Found(clips=sorted(clips, key=by_id), passed_over=passed_over)
 
 
 CORPUS = Corpus(

@@ -65,22 +65,22 @@ class Labels:
 
 
 @functools.cache
-def parse(text: str, *, field: str = "data.labels") -> Labels:
+def parse(text: str) -> Labels:
     """Parse the name of a label set, or a set written out. Raises UserError."""
     if "," not in text and "=" not in text and text not in LABEL_SETS:
-        raise unknown_name(field, text, (*LABEL_SETS, "a set as 'negative=sad+angry, positive=happy'"))
+        raise unknown_name("data.labels", text, (*LABEL_SETS, "a set as 'negative=sad+angry, positive=happy'"))
     names: list[str] = []
     label_of: dict[str, int] = {}
     for entry in LABEL_SETS.get(text, text).split(","):
         name, _, words = (part.strip() for part in entry.partition("="))
         for word in (words or name).split("+"):
             if not _PLAIN.fullmatch(name) or not _PLAIN.fullmatch(word.strip()):
-                raise UserError(f"{field}={text!r}: {entry.strip()!r} is not of the form label=word+word")
+                raise UserError(f"data.labels={text!r}: {entry.strip()!r} is not of the form label=word+word")
             if label_of.setdefault(word.strip(), len(names)) != len(names):
-                raise UserError(f"{field}={text!r}: {word.strip()!r} counts as two labels: name it once")
+                raise UserError(f"data.labels={text!r}: {word.strip()!r} counts as two labels: name it once")
         names.append(name)
     if len(set(names)) < len(names) or len(names) < 2:
-        raise UserError(f"{field}={text!r}: expected two or more labels, each once")
+        raise UserError(f"data.labels={text!r}: expected two or more labels, each once")
     return Labels(tuple(names), label_of)
 
 

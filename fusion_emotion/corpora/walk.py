@@ -5,7 +5,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES, Clip
+from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES, Clip, by_id
 from fusion_emotion.corpora.corpus import Found, Wanted
 from fusion_emotion.errors import UserError
 
@@ -51,7 +51,7 @@ def find_all(root: pathlib.Path, parse: Callable[[pathlib.Path], Clip]) -> Found
             used, left = (clip, other) if _rank(clip) < _rank(other) else (other, clip)
             clips[clip.clip_id] = used
             passed_over.append((str(left.path), _reason(used, left)))
-    return Found(clips=sorted(clips.values(), key=_by_id), passed_over=passed_over)
+    return Found(clips=sorted(clips.values(), key=by_id), passed_over=passed_over)
 
 
 def _rank(clip: Clip) -> int:
@@ -62,10 +62,6 @@ def _reason(used: Clip, left: Clip) -> str:
     if _rank(used) == _rank(left):
         return "a copy of a clip that is in another folder too"
     return f"the {used.path.suffix.lower()} file of the same take is used"
-
-
-def _by_id(clip: Clip) -> str:
-    return clip.clip_id
 
 
 def choose(below: Found, root: pathlib.Path, wanted: Wanted, *, films: str) -> Found:
@@ -79,7 +75,7 @@ def choose(below: Found, root: pathlib.Path, wanted: Wanted, *, films: str) -> F
     # By take; of two files the later entry stays, so "a" comes after "av".
     usable = ("av", "a") if wanted.audio_alone or not films else ("av",)
     of_modality = {clip.take_id: clip for modality in usable for clip in below.clips if clip.modality == modality}
-    of_channel = sorted((clip for clip in of_modality.values() if wanted.channel in (clip.channel, "both")), key=_by_id)
+    of_channel = sorted((clip for clip in of_modality.values() if wanted.channel in (clip.channel, "both")), key=by_id)
     clips = [clip for clip in of_channel if not wanted.actors or _number(clip.speaker) in wanted.actors]
     if wanted.audio_alone:
         clips = [dataclasses.replace(clip, modality="a") for clip in clips]  # no picture is read

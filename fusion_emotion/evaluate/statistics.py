@@ -91,16 +91,15 @@ def difference_interval(
     b: Sequence[Answers],
     *,
     statistic: Statistic,
-    level: float = 0.95,
     n_resamples: int = 10_000,
     seed: int,
 ) -> Interval:
     """Return the difference `a` - `b` of the means over seeds; the same speakers are drawn for both."""
     (means_a, means_b), n_speakers = _resampled([a, b], statistic, n_resamples, seed)
-    return _interval(means_a - means_b, n_speakers, level)
+    return _interval(means_a - means_b, n_speakers)
 
 
-def _interval(means: Float[np.ndarray, "resamples"], n_speakers: int, level: float) -> Interval:
+def _interval(means: Float[np.ndarray, "resamples"], n_speakers: int, level: float = 0.95) -> Interval:
     """Return the percentile interval of the resamples; the first value is the sample's own.
 
     A resample without a speaker of one of the systems has no value, and does not count.

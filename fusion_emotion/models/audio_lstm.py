@@ -9,9 +9,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from fusion_emotion.models.cpu_kernels import LSTM
-from fusion_emotion.models.frontend import cepstrum, frame_mask, log_mel, spec_augment
+from fusion_emotion.models.frontend import cepstrum, spec_augment, spectrogram
 from fusion_emotion.models.layers import BatchNorm, Tap
-from fusion_emotion.units import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from fusion_emotion.units import SAMPLE_RATE_HZ
 
 
 class AudioLSTM(nn.Module):
@@ -34,14 +34,10 @@ class AudioLSTM(nn.Module):
         The state is read at the end of the segment, so padding changes nothing.
         """
         present = batch["has_audio"] & batch["mask"]
-        settings = {"n_mfcc": 40, "n_fft": 1024, "hop_length": 256, **(self.mfcc or {})}
-        n_mfcc = settings.pop("n_mfcc")
-        hop = settings["hop_length"]
-        odd = settings["n_fft"] % 2  # padding by n_fft // 2 on both sides is one sample short for an odd frame
-        n_frames = 1 + (batch["waveform"].shape[1] - odd) // hop
-        inside = frame_mask(batch["n_frames"] * SAMPLES_PER_FRAME - odd, hop, n_frames=n_frames)
+        mel = dict(self.mfcc or {})
+        n_mfcc = mel.pop("n_mfcc", 40)
         # The MFCC stays in float32: its logarithm spans more than bfloat16 resolves.
-        db = log_mel(batch["waveform"].astype(jnp.float32) / 32768, mask=inside, **settings)
+        db, inside, hop = spectrogram(batch, mel)
         if keys is not None and (self.time_mask_s or self.mel_mask):
             most_frames = round(self.time_mask_s * SAMPLE_RATE_HZ / hop)
             db = spec_augment(db, keys, inside, most_frames=most_frames, most_bands=self.mel_mask)

@@ -1,12 +1,15 @@
 """Sound to log-mel spectrograms and MFCCs in JAX, equal to librosa's; masks of frames, and SpecAugment."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
+
+from fusion_emotion.units import SAMPLES_PER_FRAME
 
 
 def mfcc(
@@ -41,6 +44,20 @@ def log_mel(
     db = 10 * jnp.log10(jnp.maximum(mel, 1e-10))
     known = db if mask is None else jnp.where(mask[..., None], db, -jnp.inf)
     return jnp.maximum(db, known.max(axis=(-2, -1), keepdims=True) - top_db)
+
+
+def spectrogram(
+    batch: Mapping[str, Array], mel: Mapping[str, Any]
+) -> tuple[Float[Array, "batch time n_mels"], Bool[Array, "batch time"], int]:
+    """The log-mel spectrogram of a batch's sound, which frames are in each segment, and the samples between frames.
+
+    `mel` are the parameters of `log_mel` other than its defaults.
+    """
+    hop = mel.get("hop_length", 256)
+    odd = mel.get("n_fft", 1024) % 2  # padding by n_fft // 2 on both sides is one sample short for an odd frame
+    n_frames = 1 + (batch["waveform"].shape[1] - odd) // hop
+    inside = frame_mask(batch["n_frames"] * SAMPLES_PER_FRAME - odd, hop, n_frames=n_frames)
+    return log_mel(batch["waveform"].astype(jnp.float32) / 32768, mask=inside, **mel), inside, hop
 
 
 def power_spectrum(

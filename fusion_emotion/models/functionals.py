@@ -85,7 +85,10 @@ def distribution(x: Values, mask: Mask) -> Statistics:
     for percent in _PERCENTILES:
         at = jnp.maximum(n - 1, 0).astype(x.dtype) * (percent / 100)
         below, share = jnp.floor(at), (at - jnp.floor(at))[:, None]
-        low, high = (_pick(ordered, index.astype(jnp.int32)) for index in (below, jnp.ceil(at)))
+        low, high = (
+            jnp.take_along_axis(ordered, index.astype(jnp.int32)[:, None, None], axis=1)[:, 0]
+            for index in (below, jnp.ceil(at))
+        )
         percentiles.append(jnp.where((n > 0)[:, None], low + share * (high - low), 0.0))
         values[f"percentile{percent}"] = percentiles[-1]
     values["quartiles"] = percentiles[3] - percentiles[1]
@@ -178,9 +181,3 @@ def _extremes(x: Values, mask: Mask) -> tuple[Array, Array]:
     low = jnp.where(mask[..., None], x, jnp.inf).min(axis=1)
     high = jnp.where(mask[..., None], x, -jnp.inf).max(axis=1)
     return jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
-
-
-def _pick(x: Values, index: Array) -> Array:
-    """The value at a time of each example, or of each of its descriptors."""
-    index = index if index.ndim == 2 else index[:, None]
-    return jnp.take_along_axis(x, index[:, None], axis=1)[:, 0]

@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fusion_emotion.models.cpu_kernels import LSTM
 from fusion_emotion.models.descriptors import descriptors
-from fusion_emotion.models.frontend import frame_mask, log_mel, spec_augment, warped
+from fusion_emotion.models.frontend import spec_augment, spectrogram, warped
 from fusion_emotion.models.functionals import active_part, functionals
 from fusion_emotion.models.layers import BatchNorm, Tap
-from fusion_emotion.units import SAMPLES_PER_FRAME
+from fusion_emotion.units import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 Sequence = Float[Array, "batch time channels"]
 Widened = Float[Array, "batch frames width"]
@@ -46,20 +46,14 @@ class VoiceNet(nn.Module):
     ) -> tuple[Float[Array, "batch features"], Bool[Array, "batch"]]:
         """The features of each clip's sound, and where there is sound; `keys` switch the augmentations on."""
         present = batch["has_audio"] & batch["mask"]
-        mel = {"n_fft": 1024, "hop_length": 256, **(self.mel or {})}
-        hop = mel["hop_length"]
-        odd = mel["n_fft"] % 2
-        inside = frame_mask(
-            batch["n_frames"] * SAMPLES_PER_FRAME - odd, hop, n_frames=1 + (batch["waveform"].shape[1] - odd) // hop
-        )
-        db = log_mel(batch["waveform"].astype(jnp.float32) / 32768, mask=inside, **mel)
+        db, inside, hop = spectrogram(batch, self.mel or {})
         x, mask = _begun_with_speech(Tap(name="log_mel")(db), inside)
         mask &= present[:, None]
         if keys is not None:
             x, mask = warped(x, mask, keys, most_tempo=self.tempo, most_pitch=self.pitch)
         x = _normalised(x, mask)
         if keys is not None and (self.time_mask_s or self.mel_mask):
-            most_frames = round(self.time_mask_s * mel.get("sr", 16_000) / hop)
+            most_frames = round(self.time_mask_s * SAMPLE_RATE_HZ / hop)
             x = spec_augment(x, keys, mask, most_frames=most_frames, most_bands=self.mel_mask)
         x = x.astype(self.dtype)
         stem, *wider = self.widths

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -17,7 +16,7 @@ from fusion_emotion.input.augment import Augmentation, augment
 from fusion_emotion.input.batches import Source
 from fusion_emotion.input.segments import Cutting, segments_of, usable_rows
 from fusion_emotion.models.batch import Batch
-from fusion_emotion.models.frontend import frame_mask, log_mel, mel_edges_hz, spec_augment
+from fusion_emotion.models.frontend import mel_edges_hz, spec_augment, spectrogram
 from fusion_emotion.pages import page, pictures
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -160,9 +159,7 @@ class _Painter:
     def _augmented(self, batch: Batch, keys: jax.Array, settings: Augmentation) -> tuple[Batch, jax.Array, jax.Array]:
         """The augmented batch, its spectrograms as the network gets them, and the fraction of masked cells of each."""
         out = augment(batch, keys, settings, n_classes=len(self._label_names))
-        hop = self._mel["hop_length"]
-        inside = frame_mask(out["n_frames"] * SAMPLES_PER_FRAME, hop, n_frames=1 + out["waveform"].shape[1] // hop)
-        db = log_mel(out["waveform"].astype(jnp.float32) / 32768, mask=inside, **self._mel)
+        db, inside, hop = spectrogram(out, self._mel)
         most_frames = round(settings.time_mask_s * SAMPLE_RATE_HZ / hop)
         masked = spec_augment(db, keys, inside, most_frames=most_frames, most_bands=settings.mel_mask)
         return out, masked, (masked != db).mean(axis=(1, 2))

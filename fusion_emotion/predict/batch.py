@@ -13,7 +13,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_emotion.corpora.clip import FILM_SUFFIXES, SOUND_SUFFIXES
+from fusion_emotion.corpora.clip import FILM_SUFFIXES, PICTURE_SUFFIXES, SOUND_SUFFIXES
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.evaluate.table import table
 from fusion_emotion.files import is_utf8
@@ -29,8 +29,7 @@ from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.progress import bar
 from fusion_emotion.units import FRAME_RATE_HZ
 
-STILL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_SUFFIXES = (*FILM_SUFFIXES, *SOUND_SUFFIXES, *STILL_SUFFIXES)
+_SUFFIXES = (*FILM_SUFFIXES, *SOUND_SUFFIXES, *PICTURE_SUFFIXES)
 _LOCK = ".lock"
 
 

@@ -59,7 +59,7 @@ def _copy(prediction: Prediction, source: Any, out: Any) -> None:
                 if frame.pts is None or frame.pts <= last["picture"]:
                     continue
                 last["picture"] = frame.pts
-                whole = upright(frame, _aspect(picture), turn_of(frame))
+                whole = upright(frame, float(picture.sample_aspect_ratio or 1), turn_of(frame))
                 small = _shrunk(whole)
                 scale = small.shape[1] / whole.shape[1]
                 drawn = draw(prediction, small, (frame.time or 0) - origin_s, scale=scale)
@@ -86,10 +86,6 @@ def _sound_track(out: Any, audio: Any) -> Any:
         return out.add_stream_from_template(audio)
     except (av.FFmpegError, ValueError):
         return None
-
-
-def _aspect(picture: Any) -> float:
-    return float(picture.sample_aspect_ratio or 1)
 
 
 def _shrunk(frame: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def read_sound(path: pathlib.Path) -> Sound:
 def _read_track(path: pathlib.Path, track: int) -> Sound | None:
     """Read an audio track: the mean of its channels, or the loudest one if they cancel each other; None: silence."""
     decoder = Decoder(path, track)
-    waveform = _resampled(decoder)
+    waveform = np.concatenate([*resampled(decoder)])
     # An offset (DC) is no signal.
     if decoder.channel_span.max() < 2 * _SILENT_PEAK:
         return None
@@ -64,7 +64,7 @@ def _read_track(path: pathlib.Path, track: int) -> Sound | None:
         return Sound(waveform, decoder.start_s, decoder.note)
     decoder = Decoder(path, track, channel=loudest)
     notes = [f"the channels cancel each other, so the sound is channel {loudest + 1} alone", decoder.note]
-    return Sound(_resampled(decoder), decoder.start_s, "; ".join(filter(None, notes)))
+    return Sound(np.concatenate([*resampled(decoder)]), decoder.start_s, "; ".join(filter(None, notes)))
 
 
 def first_heard(path: pathlib.Path | str, n_tracks: int) -> tuple[int, int | None, float, int]:
@@ -184,11 +184,6 @@ def channels_of(frame: av.AudioFrame) -> Float32[np.ndarray, "channels n"]:
         return (samples.astype(np.float32) - 128) / 128
     scale = 1.0 if samples.dtype.kind == "f" else 2.0 ** (8 * samples.itemsize - 1)
     return samples.astype(np.float32) / np.float32(scale)
-
-
-def _resampled(decoder: Decoder) -> Int16[np.ndarray, "N"]:
-    """Return the blocks of a decoder at 16 kHz."""
-    return np.concatenate(list(resampled(decoder)))
 
 
 def resampled(decoder: Decoder) -> Iterator[Int16[np.ndarray, "n"]]:

@@ -110,7 +110,7 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
                 if step == first + 1:
                     validate_s = validate.warm_up(state.variables)
                     tqdm.write(f"compiled   the training step in {seconds:.1f} s, the evaluation in {validate_s:.1f} s")
-                    writer.faces(step, "train", _with_media(source, {k: v[:8] for k, v in batch.items()})["faces"])
+                    writer.faces(step, _with_media(source, {k: v[:8] for k, v in batch.items()})["faces"])
                 watcher.resume()
             profile.before(step)
             state, report = step_fns[pad_to](state, sharded, records)

@@ -59,11 +59,11 @@ class MetricsWriter:
         picture = np.kron(255 * fraction, np.ones((32, 32))).astype(np.uint8)[..., None]
         self._append(step, [summary.image(name, picture, dataformats="HWC")])
 
-    def faces(self, step: int, part: str, faces: UInt8[np.ndarray, "n T S S 3"]) -> None:
-        """Draw some segments for TensorBoard: a row each, its faces side by side."""
+    def faces(self, step: int, faces: UInt8[np.ndarray, "n T S S 3"]) -> None:
+        """Draw some training segments for TensorBoard: a row each, its faces side by side."""
         n, n_frames, side = faces.shape[:3]
         rows = faces.swapaxes(1, 2).reshape(n * side, n_frames * side, 3)
-        self._append(step, [summary.image(f"{part}/faces", rows, dataformats="HWC")])
+        self._append(step, [summary.image("train/faces", rows, dataformats="HWC")])
 
     def _append(self, step: int, summaries: Sequence[Any], *, line: str = "") -> None:
         if not self._writes:

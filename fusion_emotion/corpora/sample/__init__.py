@@ -35,12 +35,6 @@ def make_corpus(root: pathlib.Path, *, seed: int, actors: int = 10, workers: int
 
     Raises UserError if `root` holds something else than a sample corpus.
     """
-    if not 2 <= actors <= MOST_ACTORS:
-        raise UserError(f"actors={actors}: the sample corpus has 2 to {MOST_ACTORS}")
-    if seed < 0:
-        raise UserError(f"seed={seed}: the sample corpus wants 0 or more")
-    if workers < 1:
-        raise UserError(f"workers={workers}: the sample corpus wants 1 or more")
     recipe = {"corpus": "fusion_emotion sample", "version": CORPUS_VERSION, "seed": seed, "actors": actors}
     finished, begun, lock = (root / name for name in ("sample.json", "sample.begun.json", ".lock"))
     try:

@@ -53,7 +53,7 @@ SPEECH_OPENS_LIPS = 0.42
 SPEECH_DROPS_JAW = 0.35
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Prosody:
     """A way of speaking. Pitch and range are in eSpeak NG's units (0 to 99, default 50)."""
 
@@ -66,24 +66,13 @@ class Prosody:
     formant_shift: float = 1.0  # factor of every frequency
 
 
-def _prosody(rate: int, pitch: int, pitch_range: int, level: float, tilt: float, resonance: float) -> Prosody:
-    return Prosody(
-        words_per_minute=rate,
-        pitch=pitch,
-        pitch_range=pitch_range,
-        level_dbfs=level,
-        tilt_db_per_octave=tilt,
-        resonance_db=resonance,
-    )
-
-
 PROSODIES = {
     #                 rate, pitch, range, level, tilt, resonance
-    "level": _prosody(152, 42, 35, -24, -2.5, 0),
-    "faint": _prosody(118, 25, 15, -31, -6, 0),
-    "bright": _prosody(168, 85, 95, -19, 1.5, 0),
-    "sharp": _prosody(190, 58, 35, -13, 6.5, 0),
-    "nasal": _prosody(125, 12, 70, -24, 0, 14),
+    "level": Prosody(152, 42, 35, -24, -2.5, 0),
+    "faint": Prosody(118, 25, 15, -31, -6, 0),
+    "bright": Prosody(168, 85, 95, -19, 1.5, 0),
+    "sharp": Prosody(190, 58, 35, -13, 6.5, 0),
+    "nasal": Prosody(125, 12, 70, -24, 0, 14),
 }
 
 
