@@ -55,7 +55,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
     main = devices.is_main_process()
     with locks.held_workdir(workdir) if main else contextlib.nullcontext():
-        # A workdir is bound to its clips once they pass: the guard's remedy is to take some away.
+        # Keep the clips only after the guard: its remedy is to remove some, and a workdir refuses other clips.
         _guard(job.data)
         if main:
             config_.save(config, workdir)

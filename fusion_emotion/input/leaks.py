@@ -14,8 +14,9 @@ pair, 03-01-03-01-02-01-07 and 03-01-03-01-02-02-07: of one speaker, so no speak
 
 Near sound: clips whose spectral envelopes have similar modulation spectra are compared by phase correlation (Knapp &
 Carter 1976). Neither depends on gain or on the place of the cut. Near faces: the deviations of eight pictures of a clip
-from their mean are correlated, so that a person who looks the same twice is no finding. Nor is a clip that is cut
-elsewhere, or a still picture unless it is identical. Constant sound (silence) and constant pictures are not compared.
+from their mean are correlated, so that a person who looks the same twice is no finding. Clips that are cut at another
+place, and still pictures that are similar but not identical, are not found either. Silence and constant pictures are
+not compared.
 """
 
 import dataclasses

@@ -20,9 +20,10 @@ _TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "pa
 class Joint:
     """Two models as one, by their calibrated log-probabilities.
 
-    To those of the voice are added those of the face, over the shares of the labels in its training, times
-    `face_weight` and the share of the window's steps with the face. Where one is missing the other answers alone. A
-    face is judged once, though it is in many windows. Raises UserError for models that do not fit each other.
+    log p = log p_voice + face_weight * s * (log p_face - log prior), normalised: s is the share of the window's steps
+    that show the face, the prior the shares of the labels in the face model's training. Where one is missing the other
+    answers alone. A face is judged once, though it is in many windows. Raises UserError for models that do not fit
+    each other.
     """
 
     sees = hears = True

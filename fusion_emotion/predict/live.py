@@ -31,7 +31,7 @@ _STALLED_S = 10.0  # without a frame or a sample
 _LATE_STEPS = 2  # a step that waits behind so many newer ones loses its picture
 _APART_S = 0.4  # a track that is so far behind the other is not waited for
 _ANALYSED_US = "500000"  # of a file object: libav reads 5 s before it says what there is, if it may
-_MEMORY = 0.98  # share of a person's weight that a step later still counts
+_MEMORY = 0.98  # factor by which a person's weight decays at each step
 _DEVICES = {"Linux": ("v4l2", "alsa"), "Darwin": ("avfoundation", "avfoundation"), "Windows": ("dshow", "dshow")}
 
 

@@ -93,8 +93,8 @@ class People:
         n_shown = 0
         for number, seen in enumerate(self._seen(steps), start=first):
             is_cut = seen.step.frame is not None and self._cuts(seen.step.frame)
-            # Detection and portraits have a period of their own: to begin elsewhere would find other faces. A cut is
-            # not seen by an instance that begins at it.
+            # Begin only where detection and portraits are due, or other faces are found; and never at a cut, which is
+            # seen only beside the picture before it.
             is_due = n_shown % (FRAME_RATE_HZ * self._settings.detect_every) == 0
             can_begin = seen.step.frame is not None and is_due and not self._doubted and not is_cut
             states.append(self.state() if can_begin else None)

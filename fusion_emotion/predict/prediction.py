@@ -20,7 +20,8 @@ _KINDS = ("both", "face")
 _SMALL_FACE_PX, _LITTLE_SPEECH, _CLIPPED = 40, 0.2, 0.001
 # Of `Heard.tone`: at most 0.50 in 1420 recordings of speech, 0.56 to 0.90 in music; and so many steps are needed.
 _MUSIC_TONE, _MUSIC_STEPS = 0.52, 15
-# So far beyond all but a hundredth of the training clips a recording is unlike them.
+# A recording is unlike the training clips if it is so far outside the range of all but a hundredth of them: in dB of
+# loudness, and as a factor of the face's side.
 _UNLIKE_DB, _UNLIKE_SIZE = 6.0, 2.0
 
 

@@ -48,7 +48,7 @@ class Model:
         self.n_heard = round(loaded.config["segment"]["seconds"] * FRAME_RATE_HZ)
         # A model that only hears may be of whole clips, and is asked what it hears around each second.
         self.n_frames = self.n_heard if self.sees else min(self.n_heard, FRAME_RATE_HZ)
-        # Many at once are hardly faster than few, and the last batch of a block is filled in vain.
+        # Larger batches are hardly faster, and the last one of a block is padded with windows that nobody needs.
         self._batch_size = batch_size or (8 if self.n_heard == self.n_frames else 1)
 
         @jax.jit

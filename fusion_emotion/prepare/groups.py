@@ -47,7 +47,7 @@ class Group:
 
 
 def set_out(store: pathlib.Path, done: Collection[str] = ()) -> None:
-    """Make the folders of a store; remove half-written files, what is to be tried again, and the pending of `done`."""
+    """Make the folders of a store; delete partial files, what is in retry/, and the pending files of keys in `done`."""
     shutil.rmtree(store / RETRY, ignore_errors=True)
     for name in (PENDING, RETRY, SHARDS):
         (store / name).mkdir(exist_ok=True)
