@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.model.mfcc.n_fft = 400
     config.model.mfcc.n_mels = 64
     config.model.mfcc.fmin = 50.0
-    config.model.descriptors.share = 0.5
+    config.model.descriptors.share = 0.7
     config.model.descriptors.speeds = (0.92, 1.08)
     config.augment.time_mask_s = 0.3
     config.augment.mel_mask = 12
