@@ -12,8 +12,9 @@ from fusion_emotion.errors import UserError
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a partial file to write; it becomes `path` if the block succeeds, else it is removed."""
-    # The random name keeps two processes, on one machine or on two, from writing the same partial file.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    # The random name keeps two processes, on one machine or on two, from writing the same partial file. It is short,
+    # since that of `path` may be as long as a name can be.
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield partial
     except BaseException:

@@ -1,5 +1,6 @@
 """Cameras and streams as they come; a film that plays in real time stands for a camera."""
 
+import collections
 import csv
 import errno
 import itertools
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 import predict_kit
-from films import OneFace, film
+from films import OneFace, ffmpeg, film
 from fusion_emotion.errors import UserError
 from fusion_emotion.predict import batch, live
 from fusion_emotion.predict.live import Feed, is_live
+from fusion_emotion.prepare.media_errors import MediaError
 from launch_kit import free_port, launch, refused
 
 
@@ -74,6 +76,43 @@ def test_pictures_that_wait_are_dropped_and_sound_is_not(path):
     assert rest[-2].frame is not None
     assert all(len(step.sound) == 3200 for step in rest)
     assert np.abs(np.concatenate([step.sound for step in rest[1:6]])).max() > 1000
+
+
+@pytest.mark.parametrize("rate", [2.5, 5, 7.5])
+def test_a_slow_camera_has_a_picture_in_each_step(rate):
+    feed = Feed(f"lavfi:testsrc=rate={rate}:size=64x48:duration=2,realtime", picture=True, sound=False)
+    assert [step.frame is not None for step in feed].count(False) <= 1
+    feed.close()
+
+
+def test_a_track_keeps_what_stands_for_a_step_without_a_picture():
+    track = live._Track()
+    for number, place_s in enumerate((0.0, 0.2, 0.4)):
+        track.others.append((place_s, lambda number=number: np.full((1, 1, 3), number, np.uint8)))
+    track.pictures[1] = np.full((1, 1, 3), 9, np.uint8)
+    taken = [track.picture_of(step) for step in range(5)]
+    assert [None if picture is None else int(picture.max()) for picture in taken] == [0, 9, 2, 2, None]
+
+
+def test_sound_from_before_the_first_picture_is_cut_off():
+    track, ramp = live._Track(), np.arange(16_000, dtype=np.float32) / 16_000
+    for start in range(0, 16_000, 1600):
+        frame = av.AudioFrame.from_ndarray(ramp[None, start : start + 1600], format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        track.hear(frame, start / 16_000 - 0.45)
+    heard = np.concatenate([track.sound_of(step) for step in range(2)]) / np.iinfo(np.int16).max
+    np.testing.assert_allclose(heard, 0.45 + np.arange(6400) / 16_000, atol=1e-3)
+
+
+def test_time_stamps_that_jump_end_the_stream(path, tmp_path):
+    parts = [
+        ffmpeg(path, tmp_path / f"{s}.ts", "-c", "copy", "-output_ts_offset", str(s)).read_bytes() for s in (0, 3600)
+    ]
+    (tmp_path / "b.ts").write_bytes(b"".join(parts))
+    feed = Feed((tmp_path / "b.ts").open("rb"), picture=True, sound=True)
+    with pytest.raises(MediaError, match="it broke off: its time stamps jump by 3"):
+        collections.deque(itertools.islice(feed, 30), maxlen=0)
+    feed.close()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Recordings in, timelines out: the same numbers as evaluation, people, what is missing, and what is written."""
 
 import csv
+import dataclasses
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ import predict_kit
 from conftest import clips_of, settings_of
 from films import OneFace, box, ffmpeg, film
 from fusion_emotion import Recognizer
+from fusion_emotion.corpora import labels
 from fusion_emotion.errors import UserError
 from fusion_emotion.input.batches import cut
 from fusion_emotion.models.weights import load_model
@@ -293,6 +295,40 @@ def test_the_film_shows_the_boxes_and_keeps_the_sound(saved, panel):
     assert len(frames) == 75
     left = frames[1.48][120, 160:170].astype(int)  # across the left edge of the larger face, at 164
     assert np.ptp(left[:, 1]) > 15
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
+def test_sound_that_an_mp4_cannot_hold_is_encoded(hearing, tmp_path, name):
+    path = ffmpeg(film(tmp_path / "a.mp4"), tmp_path / name, "-c:v", "mpeg4", "-c:a", "pcm_s16le")
+    written, _ = hearing(path).save(tmp_path / "out", ("mp4", "json"))
+    with av.open(str(written)) as file:
+        assert file.streams.audio[0].codec_context.name == "aac"
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
+    assert len(sound) / 48_000 == pytest.approx(1, abs=0.1)
+    assert np.abs(sound).max() == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_label_is_no_column_of_the_table(saved):
+    told, _ = saved
+    own = {*told.label_names, *(f"smooth_{name}" for name in told.label_names)}
+    assert {*told.columns()} - own == {*labels.COLUMNS} - {"lag_s"}
+    for text in ("confidence, happy", "smooth_happy, sad"):
+        with pytest.raises(UserError, match="is the name of a column"):
+            labels.parse(text)
+
+
+@pytest.mark.parametrize("n_steps", [6, 14, 20])
+def test_the_textgrid_has_no_interval_without_length(n_steps, tmp_path):
+    told = dataclasses.replace(prediction_of(person_of(np.zeros((n_steps - 4, 8)))), n_steps=n_steps)
+    [path] = told.save(tmp_path, ("textgrid",))
+    for begin, end, _ in Praat.TextGrid(str(path)).get_tier("face_0").get_all_intervals():
+        assert end > begin
+
+
+def test_a_name_as_long_as_a_name_can_be(saved, tmp_path):
+    told, _ = saved
+    [path] = dataclasses.replace(told, source=f"{'я' * 125}.mp4").save(tmp_path, ("csv",))
+    assert path.stat().st_size > 1000
 
 
 def test_the_film_has_the_track_that_was_judged(hearing, tmp_path):

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from films import ffmpeg, film
 from fusion_emotion.predict.reader import Reader, duration_s, made_ahead
-from fusion_emotion.prepare.media import Film
+from fusion_emotion.prepare.media import Film, Still
 from fusion_emotion.prepare.media_errors import MediaError
+from fusion_emotion.prepare.video import turn_of
 from fusion_emotion.units import SAMPLES_PER_FRAME
 
 
@@ -155,3 +157,55 @@ def test_frames_are_made_ahead_in_order_and_no_further() -> None:
         list(made_ahead(items()))
     assert made == list(range(13))
     assert list(made_ahead(iter("ab"))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", [1, 2, 6])
+def test_a_photograph_of_a_telephone_is_read_as_preparation_reads_it(tmp_path, suffix, orientation):
+    path = tmp_path / f"phone.{suffix}"
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", orientation
+    Image.fromarray(moving(1.0)).save(path, exif=exif, dpi=(72, 144))
+    [step] = Reader(str(path))
+    [expected] = Still(path).frames()
+    np.testing.assert_array_equal(step.frame, expected)
+    assert step.frame.shape == ((64, 48, 3) if orientation == 6 else (48, 64, 3))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"), [(1, (1, 0, 0, 1)), (3, (-1, 0, 0, -1)), (6, (0, 1, -1, 0)), (8, (0, -1, 1, 0))]
+)
+def test_side_data_that_pyav_does_not_know_hides_no_turn(tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(moving(1.0)).save(tmp_path / "a.jpg", exif=exif)
+    with av.open(str(tmp_path / "a.jpg")) as file:
+        assert turn_of(next(file.decode(video=0))) == turn
+
+
+def test_sound_that_breaks_off_is_read_to_there(tmp_path):
+    parts = []
+    for channels in (1, 2):
+        source = film(tmp_path / f"{channels}.mp4", seconds=4 - channels)
+        parts.append(ffmpeg(source, tmp_path / f"{channels}.mp3", "-vn", "-ac", str(channels)).read_bytes())
+    (tmp_path / "a.mp3").write_bytes(b"".join(parts))
+    reader = Reader(str(tmp_path / "a.mp3"))
+    sound = np.concatenate([step.sound for step in reader])
+    assert len(sound) / 16_000 == pytest.approx(3, abs=0.1)
+    assert np.abs(sound[:32_000].reshape(20, -1)).max(axis=1).min() > 1000
+    assert any("the sound ends after 3." in each and "channels change" in each for each in reader.warnings)
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "words"), [(0, "the clock of the file restarts"), (7200, "jump by more than an hour")]
+)
+def test_a_clock_that_jumps_is_said(tmp_path, offset_s, words):
+    whole = film(tmp_path / "a.mp4", seconds=3)
+    parts = [
+        ffmpeg(whole, tmp_path / f"{s}.ts", "-c", "copy", "-output_ts_offset", str(s)).read_bytes()
+        for s in (0, offset_s)
+    ]
+    (tmp_path / "b.ts").write_bytes(b"".join(parts))
+    reader = Reader(str(tmp_path / "b.ts"), sound=False)
+    assert len(list(reader)) == pytest.approx(15, abs=1)
+    assert any(words in warning for warning in reader.warnings), reader.warnings

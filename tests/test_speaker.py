@@ -1,12 +1,17 @@
 """Among several tracks the speaker is the one who moves, and one person who comes back is one track."""
 
+import pathlib
+
 import cv2
 import numpy as np
 import onnx
 import pytest
 
+from conftest import settings_of
 from films import box, faces
-from fusion_emotion.prepare.detectors import Recogniser, find_recogniser
+from fusion_emotion.predict import people
+from fusion_emotion.predict.reader import Step
+from fusion_emotion.prepare.detectors import Faces, Recogniser, find_recogniser
 from fusion_emotion.prepare.faces import Track, detect, track
 
 WIDTH, HEIGHT = 640, 360
@@ -136,3 +141,21 @@ def test_the_embedding_of_the_pack_decides_against_the_looks(recogniser, colour,
 
 def test_a_pack_without_a_recogniser_is_no_error(tmp_path):
     assert find_recogniser(tmp_path, ["CPUExecutionProvider"]) is None
+
+
+@pytest.mark.parametrize("back_at", [30, 31, 34])
+def test_a_person_who_returns_at_any_step_is_known_by_the_recogniser(recogniser, monkeypatch, back_at):
+    class Pack:
+        def __init__(self):
+            self.recogniser = recogniser
+
+        def __call__(self, frame: np.ndarray) -> Faces:
+            return faces(np.array([40, 40, 160, 160])) if frame.any() else faces()
+
+    monkeypatch.setattr(people, "InsightFace", Pack)
+    red = np.zeros((200, 200, 3), np.uint8) + np.array([200, 120, 80], np.uint8)
+    shown = [red if t < 10 or t >= back_at else np.zeros_like(red) for t in range(back_at + 6)]
+    followed = people.People(settings_of(pathlib.Path("cache"), detect_every=2), Pack())
+    looks = [look for look, _ in followed.looks(Step(frame, np.zeros(0, np.int16)) for frame in shown)]
+    assert {person for look in looks for person in look.people} == {0}
+    assert all(look.people for look in looks[back_at:])

@@ -49,6 +49,12 @@ LABEL_SETS = {
     "positive=happy+excited",
 }
 
+# The other columns of a prediction's table: a label with such a name would fall on them.
+COLUMNS = (
+    *("file", "start", "end", "person", "modalities", "face_found", "face_score", "box_x", "box_y", "box_w", "box_h"),
+    *("speech", "label", "confidence", "lag_s"),
+)
+
 _PLAIN = re.compile(r"[\w -]+")
 
 
@@ -81,7 +87,14 @@ def parse(text: str) -> Labels:
         names.append(name)
     if len(set(names)) < len(names) or len(names) < 2:
         raise UserError(f"data.labels={text!r}: expected two or more labels, each once")
+    _check_names(names)
     return Labels(tuple(names), label_of)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise UserError for a label that is the name of a column of predictions."""
+    if taken := [name for name in names if name in COLUMNS or name.startswith("smooth_")]:
+        raise UserError(f"the label {taken[0]!r} is the name of a column in tables of predictions: call it otherwise")
 
 
 def known_word(word: str) -> str:
@@ -93,6 +106,7 @@ def known_word(word: str) -> str:
 def own_labels(words: Collection[str]) -> Labels:
     """Return a label for each word: those of the vocabulary in its order, then the others by the alphabet."""
     names = in_order(words)
+    _check_names(names)
     return Labels(names, {name: label for label, name in enumerate(names)})
 
 

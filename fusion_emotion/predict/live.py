@@ -7,7 +7,7 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import av
@@ -30,6 +30,8 @@ SCHEMES = ("camera:", "rtsp://", "rtsps://", "rtp://", "udp://", "srt://", "tcp:
 _STALLED_S = 10.0  # without a frame or a sample
 _LATE_STEPS = 2  # a step that waits behind so many newer ones loses its picture
 _APART_S = 0.4  # a track that is so far behind the other is not waited for
+_NEAR_S = 0.4  # from the middle of a step to a picture that stands for it, if none lies in its second half
+_JUMP_S = 10.0  # of time stamps, from where the tracks are; as if nothing had come for so long
 _ANALYSED_US = "500000"  # of a file object: libav reads 5 s before it says what there is, if it may
 _MEMORY = 0.98  # factor by which a person's weight decays at each step
 _DEVICES = {"Linux": ("v4l2", "alsa"), "Darwin": ("avfoundation", "avfoundation"), "Windows": ("dshow", "dshow")}
@@ -211,6 +213,8 @@ class Feed:
                         break
         except (av.FFmpegError, MediaError, OSError) as error:
             self._error = reason(error) if isinstance(error, av.FFmpegError) else str(error)
+        except Exception as error:  # of a library: a thread that ends without a word would end the stream so
+            self._error = f"{type(error).__name__}: {error}"
         finally:
             with self._changed:
                 self._running -= 1
@@ -227,16 +231,22 @@ class Feed:
             if self._origin_s is None:
                 self._origin_s = time_s
             place_s = time_s - self._origin_s
+            reached_s = max(track.until_s for track in self._tracks.values())
+            if abs(place_s - reached_s) > _JUMP_S and math.isfinite(reached_s):
+                raise MediaError(f"its time stamps jump by {place_s - reached_s:.0f} s")
         if is_picture:
-            wanted = int(place_s / STEP_S)
+            wanted = math.floor(place_s / STEP_S + 1e-6)
             track = self._tracks["picture"]
             # The frame nearest to the middle is not known before the next one: the first behind it is taken.
+            is_behind = place_s >= (wanted + 0.5) * STEP_S - 0.02
             picture = None
-            if wanted not in track.pictures and place_s >= (wanted + 0.5) * STEP_S - 0.02 and wanted >= self._n_made:
+            if wanted not in track.pictures and is_behind and wanted >= self._n_made:
                 picture = upright(frame, aspect, turn_of(frame))
             with self._changed:
                 if picture is not None:
                     track.pictures[wanted] = picture
+                else:
+                    track.others.append((place_s, lambda: upright(frame, aspect, turn_of(frame))))
                 track.until_s = place_s
                 self._make()
         else:
@@ -249,7 +259,7 @@ class Feed:
         until = [track.until_s for track in self._tracks.values()]
         reached_s = max(min(until), max(until) - _APART_S)
         while (self._n_made + 1) * STEP_S <= reached_s:
-            picture = self._tracks["picture"].pictures.pop(self._n_made, None) if "picture" in self._tracks else None
+            picture = self._tracks["picture"].picture_of(self._n_made) if "picture" in self._tracks else None
             sound = self._tracks["sound"].sound_of(self._n_made) if "sound" in self._tracks else np.zeros(0, np.int16)
             self._steps.append(Step(picture, sound))
             self._n_made += 1
@@ -264,9 +274,22 @@ class _Track:
     def __init__(self) -> None:
         self.until_s = -math.inf
         self.pictures: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
+        # The newest frames that are no step's picture, and their places: a slow camera has none in many second halves.
+        self.others: collections.deque[tuple[float, Callable[[], UInt8[np.ndarray, "H W 3"]]]] = collections.deque(
+            maxlen=3
+        )
         self._resampler: Any = None
         self._sound = np.zeros(0, np.int16)
         self._first = 0  # number of the first sample in `_sound`
+
+    def picture_of(self, step: int) -> UInt8[np.ndarray, "H W 3"] | None:
+        """Take the picture of a step, or that of the nearest other frame that is near enough."""
+        if step in self.pictures:
+            return self.pictures.pop(step)
+        middle_s = (step + 0.5) * STEP_S
+        near = [(abs(place_s - middle_s), n) for n, (place_s, _) in enumerate(self.others)]
+        away_s, nearest = min(near, default=(math.inf, 0))
+        return self.others[nearest][1]() if away_s <= _NEAR_S else None
 
     def hear(self, frame: av.AudioFrame, place_s: float) -> None:
         """Append a frame of sound, with silence where some is missing."""
@@ -276,6 +299,10 @@ class _Track:
             mono = self._resampler.resample_chunk(mono)
         ends_s = place_s + frame.samples / frame.sample_rate
         missing = round(place_s * SAMPLE_RATE_HZ) - self._first - len(self._sound)
+        if self.until_s == -math.inf and missing < 0:  # of before the first picture
+            mono = mono[-missing:]
+            if not len(mono):
+                return
         if self.until_s == -math.inf or missing > _APART_S * SAMPLE_RATE_HZ:
             self._sound = np.concatenate([self._sound, np.zeros(max(0, missing), np.int16)])
         samples = np.round(np.clip(mono, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)

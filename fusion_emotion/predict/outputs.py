@@ -60,7 +60,7 @@ def described(prediction: Prediction) -> dict[str, Any]:
     del columns["file"]
     return {
         "schema": SCHEMA,
-        "source": {"path": prediction.source, **prediction.about, "read_s": round(prediction.duration_s, 3)},
+        "source": {"path": prediction.source, **prediction.about, "read_s": prediction.duration_s},
         "model": dict(prediction.model),
         "settings": dict(prediction.settings),
         "label": prediction.label,

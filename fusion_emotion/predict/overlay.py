@@ -1,7 +1,9 @@
-"""A film with the boxes, the labels and the bars of its prediction drawn in, and its sound untouched."""
+"""A film with the boxes, the labels and the bars of its prediction drawn in, and its sound."""
 
+import contextlib
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -17,6 +19,7 @@ from fusion_emotion.prepare.video import picture_stream, turn_of, upright
 _LONGEST_SIDE = 1280  # px; a larger film is shrunk
 _COLOURS = ((80, 200, 120), (240, 170, 60), (120, 150, 250), (230, 110, 200))  # of the people, RGB
 _WHITE = (255, 255, 255)
+_COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac")  # codecs of sound that an mp4 holds
 _OPTIONS = {"preset": "veryfast", "crf": "23"}
 
 
@@ -41,24 +44,21 @@ def _copy(prediction: Prediction, source: Any, out: Any) -> None:
     starts_s = prediction.about["starts_s"]
     origin_s = min(starts_s.values()) if starts_s else 0.0
     video: Any = None
-    sound = _sound_track(out, audio) if audio else None
+    sound = _SoundTrack(out, audio) if audio else None
     waiting: list[Any] = []  # packets of sound that come before the first frame
-    last = {"sound": -math.inf, "picture": -math.inf}  # time stamps, which must ascend in an mp4
+    last = -math.inf  # time stamp of the picture, which must ascend in an mp4
     for packet in source.demux(tracks):
         if audio and packet.stream is audio:
-            if sound and packet.dts is not None and packet.dts > last["sound"]:
-                last["sound"] = packet.dts
-                packet.stream = sound
-                waiting.append(packet)
+            waiting += sound.packets(packet) if sound else []
         else:
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
                 continue
             for frame in frames:
-                if frame.pts is None or frame.pts <= last["picture"]:
+                if frame.pts is None or frame.pts <= last:
                     continue
-                last["picture"] = frame.pts
+                last = frame.pts
                 whole = upright(frame, float(picture.sample_aspect_ratio or 1), turn_of(frame))
                 small = _shrunk(whole)
                 scale = small.shape[1] / whole.shape[1]
@@ -80,12 +80,33 @@ def _copy(prediction: Prediction, source: Any, out: Any) -> None:
     out.mux(video.encode())
 
 
-def _sound_track(out: Any, audio: Any) -> Any:
-    """Return a track that packets are copied to; None if an mp4 cannot hold the codec."""
-    try:
-        return out.add_stream_from_template(audio)
-    except (av.FFmpegError, ValueError):
-        return None
+class _SoundTrack:
+    """The sound of the film: copied, or encoded as AAC if an mp4 cannot hold its codec."""
+
+    def __init__(self, out: Any, audio: Any):
+        self._is_copied = audio.codec_context.name in _COPIED
+        if self._is_copied:
+            self._stream = out.add_stream_from_template(audio)
+        else:
+            layout = "mono" if audio.channels == 1 else "stereo"
+            self._stream = out.add_stream("aac", rate=audio.rate, layout=layout)
+            self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=audio.rate)
+        self._last = -math.inf  # time stamps must ascend in an mp4
+
+    def packets(self, packet: Any) -> Iterator[Any]:
+        """Yield the packets that one of the source becomes; the last one, which is empty, becomes what is held."""
+        if self._is_copied:
+            if packet.dts is not None and packet.dts > self._last:
+                self._last = packet.dts
+                packet.stream = self._stream
+                yield packet
+            return
+        with contextlib.suppress(av.error.InvalidDataError):
+            for frame in (*packet.decode(), *([] if packet.size else [None])):
+                for part in self._resampler.resample(frame):
+                    yield from self._stream.encode(part)
+        if not packet.size:
+            yield from self._stream.encode(None)
 
 
 def _shrunk(frame: np.ndarray) -> np.ndarray:

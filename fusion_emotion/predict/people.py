@@ -154,7 +154,7 @@ class People:
         for index, place in enumerate(numbers):
             patch = seen.faces.patch[index]
             before = None if place is None or self._is_other(ids[place], patch) else ids[place]
-            person = self._known(seen.faces, index, taken=ids + seen.ids) if before is None else before
+            person = self._known(seen, index, taken=ids + seen.ids) if before is None else before
             seen.ids.append(person)
             self._doubted.discard(person)
             earlier = self._patches.get(person)
@@ -170,10 +170,14 @@ class People:
         before = self._patches.get(person)
         return person in self._doubted and (before is None or likeness(before, patch) < _SAME_OVER_CUT)
 
-    def _known(self, faces: Faces, index: int, *, taken: list[int]) -> int:
+    def _known(self, seen: _Seen, index: int, *, taken: list[int]) -> int:
         """Return the id of a person who was seen before and is not there now, else a new one."""
-        if self._recogniser and faces.portrait:
-            embedding = self._recogniser.embed(faces.portrait[index])
+        if self._recogniser and seen.faces is not None and seen.step.frame is not None:
+            # A person may return between two steps with portraits.
+            marks = seen.faces.landmarks[index]
+            portraits = seen.faces.portrait
+            portrait = portraits[index] if portraits else self._recogniser.portrait(seen.step.frame, marks)
+            embedding = self._recogniser.embed(portrait)
             alike = [
                 (float(np.mean([embedding @ other for other in others])), person)
                 for person, others in self._embeddings.items()

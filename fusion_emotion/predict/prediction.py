@@ -207,7 +207,7 @@ class Prediction:
     @property
     def duration_s(self) -> float:
         """The length of what was read, in seconds."""
-        return self.n_steps * STEP_S
+        return round(self.n_steps * STEP_S, 3)
 
     @property
     def confidence(self) -> float:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import pathlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,14 +15,17 @@ import numpy as np
 from jaxtyping import Int16, UInt8
 
 from fusion_emotion.cores import cores
+from fusion_emotion.corpora.clip import PICTURE_SUFFIXES
+from fusion_emotion.prepare.media import Still
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.opening import DECODING, MOST_PIXELS, opened, told
-from fusion_emotion.prepare.sound import Decoder, first_heard, resampled
+from fusion_emotion.prepare.sound import LONGEST_GAP_S, Decoder, first_heard, resampled
 from fusion_emotion.prepare.video import is_earlier_nearest, picture_stream, turn_of, upright
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 _STEP_S = 1 / FRAME_RATE_HZ
 _FRAME_S = 0.04  # duration of a frame, if the file does not say
+_RESTARTED_S = 1.0  # by which a frame lies before the one that came first, if the clock of the file restarts
 _BEFORE_S = 1.0  # read before the first step that is asked for: the frame before it may be the nearer one
 # Formats whose time stamps are the same after a seek; others are decoded from the start.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -56,7 +60,7 @@ class Reader:
                 self.format = file.format.name
                 n_tracks = len(file.streams.audio)
                 with self._noted():
-                    self.picture = _Picture(source, file, n_lost) if picture else None
+                    self.picture = (_Still if is_still(source) else _Picture)(source, file, n_lost) if picture else None
             with self._noted():
                 self.sound = _Sound(source, n_tracks) if sound else None
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -143,6 +147,12 @@ def made_ahead(items: Iterator[_T], n: int = 8) -> Iterator[_T]:
         thread.shutdown(cancel_futures=True)
 
 
+def is_still(source: str) -> bool:
+    """True for a picture on this machine, which is read as preparation reads it."""
+    path = pathlib.Path(source)
+    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+
+
 class _Picture:
     """The picture track of a source; `end_s` is known once it has been read."""
 
@@ -156,14 +166,8 @@ class _Picture:
         if stream.width * stream.height > MOST_PIXELS or not stream.width:
             size = f"is of {stream.width}x{stream.height} px" if stream.width else "has no size that can be read"
             raise MediaError(f"the picture {size}: it must have one, of at most {MOST_PIXELS // 10**6} megapixels")
-        self._aspect = float(stream.sample_aspect_ratio or 1)
         rate, codec = stream.average_rate, stream.codec_context.name
-        first = next(self._frames(file, n_threads=1), None)
-        if first is None:
-            raise MediaError("the picture cannot be decoded: no frame is whole")
-        self.start_s, frame = first
-        self._turn = turn_of(frame)
-        self.shape = upright(frame, self._aspect, self._turn).shape[:2]  # height and width
+        self._look(file, stream)
         self.about = {
             "codec": codec,
             "fps_mean": float(rate) if rate else None,
@@ -171,6 +175,16 @@ class _Picture:
             "height": self.shape[0],
             "pixel_aspect": self._aspect,
         }
+
+    def _look(self, file: "av.container.InputContainer", stream: "av.VideoStream") -> None:
+        """Decode the first frame: its time, and the shape that frames have upright."""
+        self._aspect = float(stream.sample_aspect_ratio or 1)
+        first = next(self._frames(file, n_threads=1), None)
+        if first is None:
+            raise MediaError("the picture cannot be decoded: no frame is whole")
+        self.start_s, frame = first
+        self._turn = turn_of(frame)
+        self.shape = upright(frame, self._aspect, self._turn).shape[:2]  # height and width
 
     def n_lost(self, before_s: float = math.inf) -> int:
         """The packets up to a time on the clock of the file that cannot be decoded."""
@@ -211,7 +225,7 @@ class _Picture:
 
     def _frames(self, file: "av.container.InputContainer", *, n_threads: int) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield the frames of an open file with their times, and set `end_s`."""
-        end_s, last_s, gap_s = -math.inf, -math.inf, _FRAME_S
+        end_s, last_s, gap_s, n_before = -math.inf, -math.inf, _FRAME_S, 0
         stream = picture_stream(file)
         # libav must not log to Python (`media.quiet`): its threads would wait for the lock that ends them.
         stream.thread_type, stream.codec_context.thread_count = "AUTO", n_threads
@@ -230,15 +244,39 @@ class _Picture:
                     # A frame without a stamp follows the one before.
                     time_s = max(0.0, last_s + gap_s) if frame.pts is None else frame.pts * unit_s
                     if time_s <= last_s:
+                        n_before += time_s < last_s - _RESTARTED_S
                         continue
+                    if time_s - last_s > LONGEST_GAP_S and math.isfinite(last_s):
+                        raise MediaError("its time stamps jump by more than an hour")
                     gap_s = time_s - last_s if math.isfinite(last_s) else gap_s
                     last_s = time_s
                     yield time_s, frame
-        except av.FFmpegError as error:
-            self.warnings.append(f"the picture ends after {last_s:.1f} s: {told(error)}")
+        except (av.FFmpegError, MediaError) as error:
+            said = told(error) if isinstance(error, av.FFmpegError) else str(error)
+            self.warnings.append(f"the picture ends after {last_s:.1f} s: {said}")
+            end_s = last_s + gap_s
+        if n_before:
+            self.warnings.append(
+                f"{n_before} frames lie before others that came first, and were not judged: the clock of the file "
+                "restarts; cut it there"
+            )
         if n_lost := self.n_lost():
             self.warnings.append(f"{n_lost} packets of the picture cannot be decoded")
         self.end_s = end_s if end_s > last_s else last_s + gap_s
+
+
+class _Still(_Picture):
+    """A picture as a track of one step."""
+
+    def _look(self, file: "av.container.InputContainer", stream: "av.VideoStream") -> None:
+        [self._frame] = Still(pathlib.Path(self._source)).frames()
+        self.start_s, self.end_s, self._aspect, self.shape = 0.0, _FRAME_S, 1.0, self._frame.shape[:2]
+
+    def steps(self, origin_s: float, start: int) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"] | None, bool]]:
+        """Yield the picture as the first step, and that it is over."""
+        if not start:
+            yield self._frame, False
+        yield None, True
 
 
 class _Sound:
@@ -273,7 +311,8 @@ class _Sound:
                 step, held = step + n_steps, held[n_steps * SAMPLES_PER_FRAME :]
         except (av.FFmpegError, MediaError) as error:
             said = told(error) if isinstance(error, av.FFmpegError) else str(error)
-            self.warnings.append(f"the sound ends after {step * _STEP_S:.1f} s: {said}")
+            end_s = step * _STEP_S + len(held) / SAMPLE_RATE_HZ
+            self.warnings.append(f"the sound ends after {end_s:.1f} s: {said}")
         if len(held) and step >= start:
             yield held
         if decoder.note:

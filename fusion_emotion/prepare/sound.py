@@ -22,7 +22,7 @@ _SILENT_PEAK = 1e-3  # of full scale: dither and codec noise stay below
 _WILD_PEAK = 10.0  # of full scale, which a file of floats may exceed a little
 _CANCELLED = 0.1  # power of the mean of the channels, as a share of the loudest one's: 10 dB lost
 _STEP_S = 0.01  # a smaller step between time stamps is rounding
-_LONGEST_GAP_S = 3600.0
+LONGEST_GAP_S = 3600.0
 _LOST_SHARE = 0.1  # of the packets; sound that loses more is damaged
 _FULL_SCALE = np.iinfo(np.int16).max
 
@@ -85,7 +85,7 @@ def first_heard(path: pathlib.Path | str, n_tracks: int) -> tuple[int, int | Non
                     n_heard += len(block) if is_heard else 0
                     if n_heard > _JUDGED_S * decoder.rate_hz:
                         break
-            except av.FFmpegError:
+            except (av.FFmpegError, MediaError):
                 if not n_heard:
                     raise
         if decoder.channel_span.max() >= 2 * _SILENT_PEAK:
@@ -131,7 +131,7 @@ class Decoder:
                     n_decoded += len(block)
                     due = place if frame.time is None else round((frame.time - self.start_s) * self.rate_hz)
                     gap = due - place
-                    if abs(gap) > _LONGEST_GAP_S * self.rate_hz:
+                    if abs(gap) > LONGEST_GAP_S * self.rate_hz:
                         raise MediaError("the sound cannot be decoded: its time stamps jump by more than an hour")
                     if gap > _STEP_S * self.rate_hz:
                         yield np.zeros(gap, np.float32)
@@ -187,12 +187,23 @@ def channels_of(frame: av.AudioFrame) -> Float32[np.ndarray, "channels n"]:
 
 
 def resampled(decoder: Decoder) -> Iterator[Int16[np.ndarray, "n"]]:
-    """Yield the blocks of a decoder at 16 kHz; long sound in blocks of its own, so that memory stays bounded."""
+    """Yield the blocks of a decoder at 16 kHz; long sound in blocks of its own, so that memory stays bounded.
+
+    Raises what the decoder raises, after the sound before it.
+    """
     held: list[np.ndarray] = []
     n_held = before = 0  # samples; those before the block, which are resampled already
-    for samples in decoder:
-        held.append(samples)
-        n_held += len(samples)
+    broken: av.FFmpegError | MediaError | None = None
+    samples = iter(decoder)
+    while True:
+        try:
+            held.append(next(samples))
+        except StopIteration:
+            break
+        except (av.FFmpegError, MediaError) as error:
+            broken = error
+            break
+        n_held += len(held[-1])
         block, context = BLOCK_S * decoder.rate_hz, _CONTEXT_S * decoder.rate_hz
         while n_held >= before + block + context:
             mono = np.concatenate(held)
@@ -201,8 +212,11 @@ def resampled(decoder: Decoder) -> Iterator[Int16[np.ndarray, "n"]]:
             yield resample(part, decoder.rate_hz)[start : start + BLOCK_S * SAMPLE_RATE_HZ]
             held = [mono[before + block - context :]]
             n_held, before = len(held[0]), context
-    start = before // max(1, decoder.rate_hz) * SAMPLE_RATE_HZ
-    yield resample(np.concatenate(held), decoder.rate_hz)[start:]
+    if held:
+        start = before // decoder.rate_hz * SAMPLE_RATE_HZ
+        yield resample(np.concatenate(held), decoder.rate_hz)[start:]
+    if broken is not None:
+        raise broken
 
 
 def resample(mono: Float32[np.ndarray, "n"], rate_hz: int) -> Int16[np.ndarray, "N"]:

@@ -26,6 +26,7 @@ _FRAME_S = 0.04  # duration of a film's only frame, if the file does not say
 _LOST_SHARE = 0.1  # of the frames; a film that loses more is damaged
 Turn = tuple[int, int, int, int]  # a, b, c, d of a display matrix, each -1, 0 or 1
 _UPRIGHT: Turn = (1, 0, 0, 1)
+_QUARTERS: tuple[Turn, ...] = (_UPRIGHT, (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))  # counter-clockwise
 Seconds = float | np.ndarray
 
 decord.logging.set_level(decord.logging.QUIET)
@@ -195,7 +196,10 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 
     A point (x, y) is shown at (a x + c y, b x + d y): ISO/IEC 14496-12, 6.2.2. Odd angles count as the nearest quarter.
     """
-    side_data: Mapping[str, Any] = frame.side_data  # which PyAV's own annotation leaves out in part
+    try:
+        side_data: Mapping[str, Any] = frame.side_data  # which PyAV's own annotation leaves out in part
+    except ValueError:  # of a kind that PyAV 18 does not know, as EXIF is; degrees counter-clockwise
+        return _QUARTERS[round(frame.rotation / 90) % 4]
     if "DISPLAYMATRIX" not in side_data:
         return _UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), np.int32)[:5].tolist()
