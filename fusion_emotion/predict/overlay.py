@@ -88,7 +88,7 @@ class _SoundTrack:
         if self._is_copied:
             self._stream = out.add_stream_from_template(audio)
         else:
-            layout = "mono" if audio.channels == 1 else "stereo"
+            layout = "mono" if audio.layout.nb_channels == 1 else "stereo"
             self._stream = out.add_stream("aac", rate=audio.rate, layout=layout)
             self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=audio.rate)
         self._last = -math.inf  # time stamps must ascend in an mp4
