@@ -27,7 +27,6 @@ from fusion_emotion.evaluate.answers import PREDICTIONS, Answers
 from fusion_emotion.evaluate.table import NETWORK
 from fusion_emotion.experiments import crossval, summary
 from fusion_emotion.experiments.crossval import Run
-from fusion_emotion.input import membership
 from fusion_emotion.prepare.records import MANIFEST, read_rows, write_rows
 from run_tiny import settings
 
@@ -295,51 +294,6 @@ def test_speakers_who_are_not_named_are_not_counted(tmp_path: pathlib.Path) -> N
     assert results["protocols"]["takes"]["speakers"] == []
     [note] = summary.notes(results)
     assert note.startswith("takes tests clips of speakers who are not named: too few for an interval")
-
-
-def test_protocols_of_other_corpora_go_on_with_their_own_clips(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    quick = several_corpora(tmp_path)
-    protocols = ("train:ravdess test:emodb", "train:ravdess test:tess")
-    first = quick.plan(protocols=protocols[:1])
-    for run in first:
-        run.workdir.mkdir(parents=True)
-        membership.save(run.workdir, run.parts, label_names=run.label_names)
-    more = quick.plan(protocols=(*protocols, "leave_one_corpus_out"))
-    assert "set aside" not in capsys.readouterr().out
-    assert [clip_ids_of(run) for run in more[:1]] == [clip_ids_of(run) for run in first]
-    assert {row.corpus for row in more[1].test_rows} == {"tess"}
-    assert {row.corpus for run in more[2:] for row in run.test_rows} == {"ravdess", "emodb", "tess"}
-
-
-def test_folds_are_of_the_corpora_that_are_placed(tmp_path: pathlib.Path) -> None:
-    quick = several_corpora(tmp_path)
-    quick.config["split"]["corpora"] = ("emodb",)
-    runs = quick.plan(protocols=("loso",))
-    assert [{row.speaker for row in run.test_rows} for run in runs] == [{f"emodb/0{n}"} for n in range(1, 5)]
-    assert all({row.corpus for row in run.parts["train"].rows} == {"ravdess", "emodb", "tess"} for run in runs)
-
-
-def several_corpora(folder: pathlib.Path) -> Quick:
-    """A cross-validation of three corpora of four speakers each."""
-    records = [
-        dataclasses.replace(
-            record,
-            corpus=corpus,
-            **{name: getattr(record, name).replace("ravdess", corpus) for name in ("clip_id", "take_id", "speaker")},
-        )
-        for seed, corpus in enumerate(("ravdess", "emodb", "tess"))
-        for record in tiny.records_of(speakers=4, seed=seed)
-    ]
-    quick = Quick(folder, tiny.write_corpus(folder / "joined", records))
-    roots = {"corpora": ("ravdess", "emodb", "tess"), "roots": ("a", "b", "c"), "labels": "ravdess8"}
-    quick.config["data"] |= roots
-    return quick
-
-
-def clip_ids_of(run: Run) -> set[str]:
-    return membership.clip_ids(run.parts)
 
 
 def record(workdir: pathlib.Path, table: pathlib.Path) -> subprocess.CompletedProcess[str]:
