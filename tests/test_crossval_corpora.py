@@ -1,4 +1,4 @@
-"""Cross-validation of several corpora: which clips and which folds its runs have."""
+"""Cross-validation of several corpora, and of clips without speakers: which clips and folds its runs have."""
 
 import dataclasses
 import pathlib
@@ -6,9 +6,20 @@ import pathlib
 import pytest
 
 import tiny
+from fusion_emotion.experiments import summary
 from fusion_emotion.experiments.crossval import Run
 from fusion_emotion.input import membership
+from fusion_emotion.prepare.records import MANIFEST, write_rows
 from test_crossval import Quick
+
+
+def test_speakers_who_are_not_named_are_not_counted(tmp_path: pathlib.Path) -> None:
+    rows = tiny.write_records(tmp_path / "tiny", tiny.records_of(speakers=4, takes=2))
+    write_rows(tmp_path / "tiny" / MANIFEST, [dataclasses.replace(row, speaker="") for row in rows])
+    results, _ = Quick(tmp_path, tmp_path / "tiny").finished(protocols=("takes",))
+    assert results["protocols"]["takes"]["speakers"] == []
+    [note] = summary.notes(results)
+    assert note.startswith("takes tests clips of speakers who are not named: too few for an interval")
 
 
 def test_protocols_of_other_corpora_go_on_with_their_own_clips(
