@@ -83,16 +83,19 @@ def of_model(name: str, paths: Sequence[str]) -> list[str]:
     return said
 
 
-def systems(kind: str) -> dict[str, tuple[str, str, Callable[[Sequence[str]], list[str]]]]:
+System = tuple[str, str, Callable[[Sequence[str]], list[str]]]
+
+
+def systems(kind: str) -> dict[str, System]:
     """Return, for each system, what it was trained on, the flag of its command, and what gives its answers."""
     fer, voice = "--fer_python=PYTHON", f"--voice={_VOICE.value}"
-    chosen: dict[str, tuple[str, str, Callable[[Sequence[str]], list[str]]]] = {}
+    chosen: dict[str, System] = {}
     if _FER.value:
         chosen["fer"] = ("FER2013", fer, of_fer)
         if kind == "ravdess":
             chosen["face-base"] = ("FER+", fer, functools.partial(of_model, "face-base"))
     if _VOICE.value:
-        heard = f"{load_model(_VOICE.value).about['trained_on']}, others"
+        heard = f"other people of {load_model(_VOICE.value).about['trained_on']}"
         both = f"{_VOICE.value}+face-base"
         chosen["voice"] = (heard, voice, functools.partial(of_model, _VOICE.value))
         chosen["voice + face-base"] = (f"{heard}; FER+", voice, functools.partial(of_model, both))

@@ -79,8 +79,9 @@ def test_pictures_that_wait_are_dropped_and_sound_is_not(path):
 
 
 @pytest.mark.parametrize("rate", [2.5, 5, 7.5])
-def test_a_slow_camera_has_a_picture_in_each_step(rate):
-    feed = Feed(f"lavfi:testsrc=rate={rate}:size=64x48:duration=2,realtime", picture=True, sound=False)
+def test_a_slow_camera_has_a_picture_in_each_step(rate, monkeypatch):
+    monkeypatch.setattr(live, "_LATE_STEPS", 100)  # none loses its picture by waiting
+    feed = Feed(f"lavfi:testsrc=rate={rate}:size=64x48:duration=2", picture=True, sound=False)
     assert [step.frame is not None for step in feed].count(False) <= 1
     feed.close()
 

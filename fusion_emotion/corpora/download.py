@@ -34,8 +34,8 @@ _FETCHES = 2  # of one file that arrives whole but wrong
 _RETRIES = 8  # of one request: with the back-off they last four minutes
 _RETRY_STATUSES = (403, 408, 429, 500, 502, 503, 504)  # Zenodo answers 403 to too many requests
 _BLOCK_BYTES = 1 << 18
-# A body compressed on the way would be neither of the announced length nor possible to resume.
 _BACKOFF_S, _TIMEOUT_S = 1.0, 30.0
+# A body compressed on the way would be neither of the announced length nor possible to resume.
 _HEADERS = {"User-Agent": "fusion_emotion", "Accept-Encoding": "identity"}
 _AGAIN = "run the same command again; what is downloaded is kept"
 
