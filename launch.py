@@ -16,7 +16,7 @@ from fusion_emotion import commands
 from fusion_emotion.config import CONFIG, MOVED, RELEASED_MODEL, completed, read
 from fusion_emotion.config import __file__ as config_file
 from fusion_emotion.errors import Stopped, UserError
-from fusion_emotion.files import is_utf8
+from fusion_emotion.files import expanded, is_utf8
 from fusion_emotion.train import cluster
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the configuration, for example configs/sample.py.")
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --")
     if _MODE.value == "compare":
-        commands.compare([pathlib.Path(workdir) for workdir in _WORKDIRS.value])
+        commands.compare([expanded(workdir, field="--workdirs") for workdir in _WORKDIRS.value])
         return
     if _MODE.value in ("predict", "serve", "export"):
         _use_model()
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
                 "--mode=release needs --workdir=a finished training or cross-validation, and --output=the folder to "
                 "write"
             )
-        commands.release(pathlib.Path(_WORKDIR.value).absolute(), pathlib.Path(_OUTPUT.value).absolute())
+        commands.release(expanded(_WORKDIR.value, field="--workdir"), expanded(_OUTPUT.value, field="--output"))
         return
     if not _CONFIG.value:
         raise UserError(
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         )
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     usual = pathlib.Path("runs", file.stem + "_crossval" * (_MODE.value == "crossval"))
-    workdir = pathlib.Path(_WORKDIR.value or (file.parent if file.name == CONFIG else usual)).absolute()
+    workdir = expanded(_WORKDIR.value or str(file.parent if file.name == CONFIG else usual), field="--workdir")
     if not is_utf8(workdir):
         raise UserError(f"--workdir={workdir} is not in UTF-8: choose another folder")
     if _DISTRIBUTED.value != "off" and _MODE.value not in ("train", "evaluate"):
@@ -94,13 +94,15 @@ def main(argv: list[str]) -> None:
 
 def _use_model() -> None:
     """Predict, serve or export, which need a model and no workdir of their own."""
+    if _WORKDIR.value:
+        raise UserError(f"--mode={_MODE.value} takes no --workdir: give --model={_WORKDIR.value}")
     needed = {"--input=FILE, a folder or a pattern": _INPUT.value} if _MODE.value == "predict" else {}
     needed["--model=NAME of a released model, or the workdir of a finished training"] = _MODEL.value
     if _MODE.value == "export":
         needed["--output=NAME.onnx or NAME.stablehlo"] = _OUTPUT.value
     if missing := [what for what, value in needed.items() if not value]:
         raise UserError(f"--mode={_MODE.value} needs {missing[0]}")
-    config, output = completed(_CONFIG.value.to_dict()), pathlib.Path(_OUTPUT.value or "predictions").expanduser()
+    config, output = completed(_CONFIG.value.to_dict()), expanded(_OUTPUT.value or "predictions", field="--output")
     model, given = str(_MODEL.value), str(_INPUT.value or "")
     if _MODE.value == "predict":
         commands.predict(config, given=given, model=model, output=output)
@@ -134,7 +136,8 @@ def _configs() -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the flags and return the rest of `argv`. Raises UserError for an unknown flag, config or field."""
     flags.FLAGS["config"].parser = _ConfigParser("config")
-    # "--config NAME" is as good as "--config=NAME".
+    # "-config" and "--config NAME" are as good as "--config=NAME".
+    argv = [re.sub(r"^-(?=[a-z]\w+)", "--", word) for word in argv]
     words = re.sub(r"(?<=\0)(--(?:config|workdir|mode))\0", r"\1=", "\0".join(argv)).split("\0")
     given = dict(word.split("=", 1) for word in words if word.startswith(("--config=", "--workdir=")))
     if "" in given.values():
@@ -142,7 +145,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     if {"--mode=predict", "--mode=serve", "--mode=export"} & set(words) and "--config" not in given:
         words.append(f"--config={config_file}")
     elif "--workdir" in given and "--config" not in given:
-        words.append(f"--config={pathlib.Path(given['--workdir'], CONFIG)}")
+        words.append(f"--config={expanded(given['--workdir'], field='--workdir') / CONFIG}")
     elif "--config" not in given and (fields := [word for word in words if word.startswith("--config.")]):
         raise UserError(
             f"{fields[0]} changes a field of a config: also give one of --config={_configs()}, or --workdir"
@@ -159,7 +162,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         # The message is quoted and escaped twice on its way here.
         said = " ".join(re.sub(r"\\n|[\\'\"]", " ", str(error)).split())
         raise UserError(f"the config has no field {said} (fusion_emotion/config.py lists them all)") from error
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, TypeError, ValueError, OSError) as error:
         raise UserError(f"{error} (python launch.py --help lists the flags)") from error
 
 

@@ -132,7 +132,7 @@ def detector_table(clips: list[Clip], settings: Settings) -> None:
             off.append(float(np.abs(faces.smooth(sparse).box - steady.box).max()) / width)
         print(
             f"{size:>6} px  {n_found / n_frames:21.1%}  {1e3 * spent_s / n_frames:8.1f}"
-            f"  {np.median(before):15.4f}  {np.median(after):15.4f}  {max(off):17.3f}"
+            f"  {np.median(before):15.4f}  {np.median(after):15.4f}  {max(off, default=np.nan):17.3f}"
         )
     print("jitter: median absolute second difference of the box's centre, in face widths; deviation: of the smoothed")
     print(f"boxes with detection on every {settings.detect_every}nd frame from those with it on every one, likewise")

@@ -1,6 +1,6 @@
 """The picture of the README: the faces of a test segment of each emotion, with the true and the predicted one.
 
-python docs/make_strips.py runs/sample docs/strips.png
+PYTHONPATH=. python docs/make_strips.py runs/sample docs/strips.png
 """
 
 import pathlib

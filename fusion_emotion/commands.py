@@ -121,7 +121,7 @@ def baselines(config: Config, workdir: pathlib.Path) -> None:
     is_its_run = (workdir / config_.CONFIG).exists() and not config_.changes(config_.load(workdir), config)
     job = open_job(config, workdir, drawn_anew=not is_its_run)
     _guard(job.data)
-    systems = {name: baselines.baseline(name, job.data, config) for name in baselines.available()}
+    systems = {name: baselines.baseline(name, job.data, config) for name in baselines.available(job.data.rows)}
     protocol, fold = job.data.protocol.name, config["split"]["fold"]
     print(f"\ntest part of protocol {protocol}, fold {fold}, clip level:\n\n{baselines.text(systems)}")
 
@@ -150,10 +150,12 @@ def crossval(config: Config, workdir: pathlib.Path) -> None:
 def _summarise(config: Config, workdir: pathlib.Path, folder: pathlib.Path, runs: "Sequence[Run]") -> None:
     """Run the baselines of a finished cross-validation, and write its numbers and its page."""
     from fusion_emotion.corpora.catalogue import corpus_of
+    from fusion_emotion.evaluate import baselines
     from fusion_emotion.experiments import crossval, summary
     from fusion_emotion.pages.crossval import write_report
 
-    names = crossval.baseline_names(runs) if config["crossval"]["baselines"] else []
+    settings, tested = config["crossval"], (row for run in runs for row in run.test_rows)
+    names = baselines.available(tested, compare=settings["compare"]) if settings["baselines"] else []
     crossval.run_baselines(runs, names, folder)
     results = summary.summarise(config, runs, names)
     summary.write(results, workdir)

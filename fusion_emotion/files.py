@@ -17,11 +17,11 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield partial
+        sync(partial)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync(partial)
-    partial.replace(path)
     # The rename itself is durable once its folder is synced.
     sync(path.parent)
 

@@ -87,6 +87,16 @@ def test_known_answers(tmp_path: pathlib.Path, n_speakers: int, a: str, b: str, 
     assert words in text
 
 
+def test_speakers_who_are_not_named_are_nobody(tmp_path: pathlib.Path) -> None:
+    clips = [(name, "", label) for name, _, label in clips_of(5)]
+    a, b = (run_of(tmp_path / name, clips, [name == "a"] * 20) for name in "ab")
+    text = compare(a, b)
+    assert "20 clips of speakers who are not named;" in text
+    assert "95 % over clips" in text
+    assert "speakers are not named: clips are resampled" in text
+    assert "one speaker" not in text
+
+
 def test_seeds_are_averaged_and_may_differ_in_number(tmp_path: pathlib.Path) -> None:
     clips = clips_of(6)
     all_right, half = [True] * 24, [i % 2 == 0 for i in range(24)]

@@ -19,7 +19,7 @@ def test_speakers_who_are_not_named_are_not_counted(tmp_path: pathlib.Path) -> N
     results, _ = Quick(tmp_path, tmp_path / "tiny").finished(protocols=("takes",))
     assert results["protocols"]["takes"]["speakers"] == []
     [note] = summary.notes(results)
-    assert note.startswith("takes tests clips of speakers who are not named: too few for an interval")
+    assert note.startswith("takes tests clips of speakers who are not named: there is no interval over people")
 
 
 def test_protocols_of_other_corpora_go_on_with_their_own_clips(

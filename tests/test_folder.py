@@ -1,6 +1,7 @@
 """Your own recordings: tables, folders, excerpts, and what is said of mistakes in them."""
 
 import csv
+import os
 import pathlib
 from typing import Any
 
@@ -135,6 +136,17 @@ def test_folders_are_named_after_emotions(tmp_path: pathlib.Path) -> None:
         find(tmp_path / "three", table="")
 
 
+def test_a_name_that_is_not_utf8_is_passed_over(tmp_path: pathlib.Path) -> None:
+    for name in ("angry/1.wav", "happy/2.wav"):
+        tone(tmp_path / name)
+    os.rename(os.fsencode(tmp_path / "angry" / "1.wav"), os.fsencode(tmp_path / "angry") + b"/t\xff.wav")
+    found = find(tmp_path, table="")
+    assert [clip.emotion for clip in found.clips] == ["happy"]
+    [(path, reason)] = found.passed_over
+    assert path.isascii()
+    assert reason == "its path is not in UTF-8: rename it"
+
+
 def test_spellings_of_an_emotion_are_one_label(tmp_path: pathlib.Path) -> None:
     for name in ("ann/Angry/1.wav", "bob/angry/2.wav", "ann/happy/3.wav", "bob/Happiness/4.wav"):
         tone(tmp_path / "folders" / name)
@@ -207,6 +219,11 @@ def test_splits_of_a_table_and_of_takes(tmp_path: pathlib.Path) -> None:
         "validation": 2,
         "test": 2,
     }
+    table = [{**row, "split": row["split"].replace("test", "train")} for row in rows]
+    write_table(tmp_path / "labels.csv", table)
+    without = run.prepare(find(tmp_path).clips, settings_of(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"column split"):
+        Data.open(run_tiny.settings(**own_data, split__protocol="given"), without)
     assert "part that the corpus's owners or a table name (2 clips)" in chosen_by(data, run_tiny.settings()["split"])
     for row in rows:
         row["split"] = row["split"].replace("val", "train")

@@ -223,7 +223,7 @@ def test_baselines_take_the_split_of_a_run_of_the_same_config(
     trained: dict[str, pathlib.Path], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(baselines, "available", lambda: ["majority"])
+    monkeypatch.setattr(baselines, "available", lambda rows: ["majority"])
     monkeypatch.setattr(baselines, "text", lambda systems: "")
     monkeypatch.setattr(baselines, "baseline", lambda name, data, config: seen.append(len(data.rows)))
     corpus(ADDED["takes"])
@@ -267,7 +267,7 @@ def many(corpus: Corpus, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
         return {name: protocol["systems"] for name, protocol in results["protocols"].items()}
 
     monkeypatch.setattr(crossval, "execute", execute)
-    monkeypatch.setattr(crossval, "available", lambda **_: ["majority"])
+    monkeypatch.setattr(baselines, "available", lambda rows, **_: ["majority"])
     return crossval_of
 
 

@@ -63,7 +63,7 @@ def test_all_off_shows_each_at_a_typical_strength(folder: pathlib.Path) -> None:
     # A player in each card but those of the picture, and where the sound is lost.
     of_sound = 1 + sum(effect.kind != "picture" for effect in EFFECTS.values())
     assert page.tags["audio"] == CLIPS * of_sound - page.text.count("no sound")
-    assert page.text.count("the mask is in the spectrogram only") == CLIPS * 2
+    assert page.text.count("in the spectrogram only, not in the sound") == CLIPS * 4  # both masks, tempo and pitch
 
 
 @pytest.mark.slow

@@ -113,6 +113,18 @@ def make(
     return Run(data, workdir, results, log)
 
 
+def test_what_chose_the_checkpoint_and_folders_are_said_in_short(tmp_path: pathlib.Path) -> None:
+    run = make(tmp_path)
+    run.results["config"]["train"]["choose"] = "last"
+    run.results["config"]["data"]["roots"] = ("/home/someone/a", "~/b")
+    run.results["parts"]["test"]["speakers"] = []
+    page = run.page()
+    assert "The checkpoint is the last." in page.text
+    assert "UAR of clips chose" not in page.text
+    assert page.row("data.roots")[1] == '["…/a", "…/b"]'
+    assert page.row("test")[-2:] == ["0", "not named"]
+
+
 def test_the_page(tmp_path: pathlib.Path) -> None:
     run = make(tmp_path)
     before = set(run.workdir.iterdir())

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import run_tiny
 import tiny
+from fusion_emotion.corpora import protocols
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
 from fusion_emotion.input import resident
 from fusion_emotion.input.batches import Source, cut, evaluation_batches, training_batches
-from fusion_emotion.input.segments import Cutting, Segments, n_times, segments_of, split_segments, usable_rows
+from fusion_emotion.input.segments import Cutting, Segments, n_times, rows_for, segments_of, split_segments, usable_rows
 from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.prepare.records import MANIFEST, Record, Row, write_rows
 from fusion_emotion.units import SAMPLES_PER_FRAME
@@ -157,6 +158,20 @@ def test_clips_that_lack_a_modality_or_a_label_are_counted(tmp_path: pathlib.Pat
     write_rows(tmp_path / MANIFEST, rows[2:3])
     with pytest.raises(UserError, match="1 no audio"):
         usable_rows(tmp_path, run_tiny.settings(model__modalities="audio"))
+
+
+def test_clips_of_one_emotion_are_refused(tmp_path: pathlib.Path) -> None:
+    write_rows(tmp_path / MANIFEST, [dataclasses.replace(row, emotion="angry") for row in rows_of(RECORDS)])
+    with pytest.raises(UserError, match="all clips are of one emotion, angry"):
+        usable_rows(tmp_path, run_tiny.settings(data__corpus="folder"))
+
+
+def test_corpora_that_are_not_there_are_named() -> None:
+    split = {**SPLIT, "protocol": "kfold", "corpora": ("ravdess", "emobd")}
+    with pytest.raises(UserError, match=r"split\.corpora names emobd, and the usable clips are of ravdess"):
+        split_segments(rows_of(SIXTY), split, Cutting())
+    with pytest.raises(UserError, match=r"protocol train:ravdess test:tess names tess"):
+        rows_for(protocols.protocol("train:ravdess test:tess"), rows_of(SIXTY))
 
 
 SPLIT = {"fold": 0, "n_folds": 3, "test_fraction": 0.2, "validation_fraction": 0.25, "seed": 0}

@@ -1,5 +1,6 @@
 """The page: what it answers, what it keeps (nothing), what it asks of other hosts (nothing), and how it looks."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -83,6 +84,7 @@ def test_names_become_plain():
     assert plain("C:\\films\\..\\é 1.mp4") == "é 1.mp4"
     assert plain("..") == plain("") == "recording"
     assert plain("\ud800.mp4") == "_.mp4"
+    assert plain("\u53eb" * 200 + ".mp4") == "\u53eb" * 32 + ".mp4"
 
 
 def test_what_broke_off_is_swept(desk):
@@ -128,6 +130,39 @@ def test_a_live_stream_with_a_gap_ends_with_one_line(desk, stream):
     rubbish = base64.b64encode(b"no stream" * 100).decode()
     desk.push({"id": "two", "number": 0, "data": rubbish})
     assert "cannot be opened" in desk.push({"id": "two", "number": 1, "data": ""})["error"]
+
+
+def test_a_live_stream_that_ended_says_so(desk, stream, monkeypatch):
+    monkeypatch.setattr("fusion_emotion.serve.live._STALLED_S", 0.1)
+    first = chunks(stream)[0]
+    told, number, deadline = {}, 0, time.monotonic() + 60
+    while "error" not in told and time.monotonic() < deadline:
+        told = desk.push({"id": "one", "number": number, "data": first})
+        number += 1
+        time.sleep(0.5)
+    assert "start it again" in told["error"]
+
+
+def test_other_pages_may_not_ask():
+    asked = []
+
+    async def app(scope, receive, send):
+        asked.append(scope)
+
+    async def told(message):
+        answers.append(message.get("status"))
+
+    for origin, is_own in (
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://localhost:7860", True),
+        ("", True),
+    ):
+        answers = []
+        scope = {"type": "http", "headers": [(b"origin", origin.encode())] if origin else []}
+        asyncio.run(page._Policed(app)(scope, None, told))
+        assert (len(asked) == 1, answers[:1]) == (is_own, [] if is_own else [403])
+        asked.clear()
 
 
 def test_the_card_has_the_numbers_the_licence_and_the_notice():

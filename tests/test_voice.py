@@ -23,6 +23,7 @@ from fusion_emotion.units import SAMPLES_PER_FRAME
 from run_tiny import Tiny, settings
 
 B, T = 4, 8
+MASKED = {"augment__mel_mask": 12, "augment__time_mask_s": 0.2}
 VOICE = {
     "model__modalities": "audio",
     "model__voice_network": "whole_clip",
@@ -203,3 +204,19 @@ def test_the_trainer_fits_the_regression_and_keeps_the_last_checkpoint(tmp_path:
     assert checkpoints.best_step == checkpoints.latest_step
     # The corpus's pitch tells the label: the regression alone knows it after no step.
     assert checkpoints.metrics(checkpoints.latest_step)["validation_uar"] > 0.5
+
+
+def test_a_missing_sound_has_finite_gradients_under_masks() -> None:
+    """Its spectrogram has no frame that counts, so the mean that fills a mask is of nothing."""
+    net, variables = network(**MASKED)
+    batch = jax.tree.map(jnp.asarray, {**clips(), "has_audio": np.array([True, False, True, True])})
+    keys = jax.random.split(jax.random.key(3), B)
+
+    def loss(params: Any) -> jax.Array:
+        logits, _ = net.apply(
+            {**variables, "params": params}, batch, train=True, keys=keys, mutable=True, rngs={"dropout": keys[0]}
+        )
+        return jnp.square(logits).sum()
+
+    for leaf in jax.tree.leaves(jax.grad(loss)(variables["params"])):
+        assert np.isfinite(leaf).all()

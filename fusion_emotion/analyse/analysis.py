@@ -55,7 +55,7 @@ def analyse(
         "test": {
             "clips": source.segments.n_clips,
             "segments": len(source.segments),
-            "speakers": sorted(set(source.segments.speakers)),
+            "speakers": sorted({*source.segments.speakers} - {""}),
             "chance_uar": metrics.chance_level(answers.confusion),
         },
         "checkpoint_step": chosen.step,

@@ -16,6 +16,7 @@ from fusion_emotion.corpora.clip import FILM_SUFFIXES, PICTURE_SUFFIXES, SOUND_S
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
 from fusion_emotion.corpora.labels import EMOTIONS, known_word, parse
 from fusion_emotion.errors import UserError
+from fusion_emotion.files import is_utf8
 
 _NEEDED = ("path", "emotion")
 _KNOWN = (*_NEEDED, "speaker", "sex", "start_s", "end_s", "split", "corpus", "intensity", "statement")
@@ -230,6 +231,9 @@ def _of_folders(root: pathlib.Path, wanted: Wanted) -> Found:
         for name in sorted(names):
             path = pathlib.Path(folder, name)
             if path.suffix.lower() not in FILM_SUFFIXES + SOUND_SUFFIXES + PICTURE_SUFFIXES or name.startswith("."):
+                continue
+            if not is_utf8(path):
+                passed_over.append((ascii(str(path)), "its path is not in UTF-8: rename it"))
                 continue
             if depth is None:
                 passed_over.append((str(path), "in no folder that is named after an emotion"))

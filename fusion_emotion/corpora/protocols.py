@@ -147,12 +147,12 @@ PROTOCOLS = {
         Protocol(
             name="random",
             unit="take",
-            meaning="80/20 of the shuffled takes; the same speakers are on both sides",
+            meaning="the shuffled takes, 80/20 by default; the same speakers are on both sides",
         ),
         Protocol(
             name="random_windows",
             unit="segment",
-            meaning="80/20 of the shuffled one-second segments; segments of one clip are on both sides",
+            meaning="the shuffled segments, 80/20 by default; segments of one clip are on both sides",
         ),
         Protocol(
             name="takes",
@@ -302,7 +302,9 @@ def draw(
         validation = _validation(rest, protocol, validation_fraction, seed, fold)
     parts: list[Part] = ["test" if key in test else "validation" if key in validation else "train" for key in keys]
     if empty := [part for part in PARTS if part not in parts]:
-        if protocol.folds is None:
+        if protocol.given:
+            remedy = f"name clips of the {' and the '.join(empty)} part in the table's column split"
+        elif protocol.folds is None:
             remedy = "lower --config.split.test_fraction"
         else:
             remedy = f"use more data{_other_protocols(items, protocol)}"

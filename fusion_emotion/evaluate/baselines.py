@@ -20,7 +20,7 @@ from fusion_emotion.evaluate.answers import Answers
 from fusion_emotion.evaluate.table import percent, table
 from fusion_emotion.input.data import Data
 from fusion_emotion.models.frontend import mfcc
-from fusion_emotion.prepare.records import decode, shard_paths
+from fusion_emotion.prepare.records import Row, decode, shard_paths
 from fusion_emotion.units import SAMPLE_RATE_HZ
 
 MEANING = {
@@ -37,9 +37,15 @@ _LEAST_PROBABILITY = 1e-12  # keeps logarithms finite, also for a class that the
 _BATCH_SIZE = 32
 
 
-def available(*, compare: bool = False) -> list[str]:
-    """Return the baselines whose packages are installed, and print which are left out; `compare` takes minutes."""
+def available(rows: Iterable[Row], *, compare: bool = False) -> list[str]:
+    """Return the baselines that these clips and the installed packages allow; print which are left out.
+
+    `compare` adds one that takes minutes.
+    """
     names = ["majority"]
+    if not any(row.n_samples for row in rows):
+        print("the baselines on sound are left out: no clip has sound")
+        return names
     needed = {"mfcc": ("sklearn",), **dict.fromkeys(list(_SETS)[: 1 + compare], ("sklearn", "opensmile"))}
     for name, packages in needed.items():
         if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
@@ -73,7 +79,7 @@ def baseline(name: str, data: Data, config: Mapping[str, Any]) -> Answers:
         )
     test, train, validation = (data.parts[part] for part in ("test", "train", "validation"))
     n_classes = len(data.label_names)
-    if name == "majority":
+    if name == "majority" or len(set(train.labels)) == 1:
         counts = np.bincount(train.labels, minlength=n_classes) + 1
         return Answers.of(test.rows, np.tile(np.log(counts / counts.sum()), (test.n_clips, 1)))
     linear_model = _package("sklearn.linear_model", name)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -30,9 +29,13 @@ from fusion_emotion.train.checkpoint import Checkpoints
 from fusion_emotion.train.plan import Plan
 from fusion_emotion.train.step import parameter_count
 from fusion_emotion.train.writer import read_metrics
+from fusion_emotion.versions import versions
 
 _MOST_READ = 200  # records of the training part, for the size of the faces
-_PACKAGES = ["jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "insightface", "onnxruntime", "decord2"]
+_PACKAGES = (
+    *("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "insightface"),
+    *("onnxruntime", "onnxruntime-gpu", "decord2"),  # onnxruntime in one of its two builds
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,11 @@ def evaluate(model: FusionNet, data: Data, config: Mapping[str, Any], workdir: p
         "label_names": list(data.label_names),
         "protocol": protocol_of(data.protocol, config["split"]),
         "parts": {
-            part: {"clips": segments.n_clips, "segments": len(segments), "speakers": sorted(set(segments.speakers))}
+            part: {
+                "clips": segments.n_clips,
+                "segments": len(segments),
+                "speakers": sorted({*segments.speakers} - {""}),
+            }
             for part, segments in data.parts.items()
         },
         "set_aside": dict(data.set_aside),
@@ -133,7 +140,7 @@ def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, An
         "numbers": {
             "protocol": results["protocol"],
             "clips": test["clip"]["count"],
-            "speakers": len({*results["parts"]["test"]["speakers"]} - {""}),  # "": not known
+            "speakers": len(results["parts"]["test"]["speakers"]),
             **{name: test["clip"][name] for name in ("uar", "war", "macro_f1", "chance_uar")},
         },
     }
@@ -178,6 +185,8 @@ def protocol_of(protocol: Protocol, split: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen_by(data: Data, split: Mapping[str, Any], *, choose: str = "best") -> str:
     """Describe what chose the checkpoint and what the test part is, in one sentence."""
+    if data.protocol.everything:
+        return "Every clip trains, validates and tests, so neither validation nor test part measures anything."
     validation, unit = data.parts["validation"], data.protocol.unit
     n, fraction = f"{validation.n_clips} clips", f"{split['validation_fraction']:.1%} of the training {unit}s"
     if data.protocol.given and any(row.split == "validation" for row in validation.rows):
@@ -192,8 +201,8 @@ def chosen_by(data: Data, split: Mapping[str, Any], *, choose: str = "best") -> 
     elif data.protocol.with_folds:
         chosen_on = f"{fraction} ({n}), of each emotion alike; the same speakers train, validate and test:"
     else:
-        test = f"the {split['test_fraction']:.0%} of all takes that the original description calls validation"
-        chosen_on = f"{fraction} ({n}); {test} are the test part here:"
+        test = f"what the original description calls validation, here {split['test_fraction']:.0%} of all takes"
+        chosen_on = f"{fraction} ({n}); the test part is {test}:"
     if choose == "last":
         return f"The checkpoint is the last; the temperature is fitted on {chosen_on} the test part was read once."
     choice = f"The checkpoint has the highest clip-level validation UAR on {chosen_on}"
@@ -234,10 +243,7 @@ def _calibration(validated: Answers, tested: Answers) -> dict[str, Any]:
 def surroundings() -> dict[str, Any]:
     """Return versions, commit, devices and time, to be kept beside every number."""
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
         "commit": _commit(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
         "machine": f"{_cpu()}, {cores()} cores",

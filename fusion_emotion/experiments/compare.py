@@ -103,23 +103,27 @@ def _mismatch(a: Answers, b: Answers) -> str:
 def _text(a: Side, b: Side) -> list[str]:
     """Describe the difference of two sides that have the same clips."""
     first = next(iter(a.seeds.values()))
-    n_clips, n_speakers = len(first.clip_ids), len(set(first.speakers))
+    speakers = {speaker for seed in a.seeds.values() for speaker in seed.speakers} - {""}
+    n_clips, n_speakers = len(first.clip_ids), len({*first.speakers} - {""})
+    of_whom = f"{n_speakers} speaker{'s' * (n_speakers > 1)}" if speakers else "speakers who are not named"
     n_seeds = "" if len(a.seeds) == len(b.seeds) == 1 else f"; seeds of a: {len(a.seeds)}, of b: {len(b.seeds)}"
-    single = len({speaker for seed in a.seeds.values() for speaker in seed.speakers}) == 1
-    unit = "clip" if single else "speaker"
-    if single:
+    by_clip = len(speakers) < 2
+    unit = "clip" if by_clip else "speaker"
+    if by_clip:
         a, b = _clips_as_speakers(a), _clips_as_speakers(b)
     rows, exact = _rows(a, b)
     permutations = "all permutations" if exact else "10,000 random permutations"
     lines = [
         f"protocol {a.title}",
-        f"{n_clips} clips of {n_speakers} speaker{'s' * (n_speakers > 1)}{n_seeds}; per cent and points:",
+        f"{n_clips} clips of {of_whom}{n_seeds}; per cent and points:",
         "",
         table(["", "a", "b", "a - b", f"95 % over {unit}s", "p"], rows),
         "",
         f"  p: two-sided, of a difference at least as large if a and b swap all answers of a {unit} ({permutations})",
     ]
-    if single:
+    if not speakers:
+        lines.append("  speakers are not named: clips are resampled and swapped, as if each were of another person")
+    elif by_clip:
         lines.append("  one speaker: clips are resampled and swapped, so this speaks of that person alone")
     elif (least_p := 2 ** (1 - n_speakers)) > _USUAL_LEVEL:
         lines.append(f"  {n_speakers} speakers cannot reach a p below {least_p:.4f}, whatever the answers")
@@ -127,7 +131,7 @@ def _text(a: Side, b: Side) -> list[str]:
 
 
 def _clips_as_speakers(side: Side) -> Side:
-    """Make clips the unit that is resampled and swapped, for one speaker."""
+    """Make clips the unit that is resampled and swapped, for speakers who are one, or not named."""
     seeds = {seed: dataclasses.replace(clips, speakers=clips.clip_ids) for seed, clips in side.seeds.items()}
     return dataclasses.replace(side, seeds=seeds)
 

@@ -26,7 +26,7 @@ from fusion_emotion.corpora.protocols import Part, Protocol
 from fusion_emotion.errors import Stopped, UserError
 from fusion_emotion.evaluate import answers
 from fusion_emotion.evaluate.answers import RESULTS
-from fusion_emotion.evaluate.baselines import available, baseline
+from fusion_emotion.evaluate.baselines import baseline
 from fusion_emotion.evaluate.table import percent
 from fusion_emotion.input.data import Data
 from fusion_emotion.input.membership import CLIPS, clip_ids, parts_of
@@ -252,14 +252,6 @@ def _reason(run: Run) -> str:
     lines = [line for line in (run.workdir / LOG).read_text(errors="replace").splitlines() if line.strip()] or ["?"]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines)[-1].removeprefix("error: ")
-
-
-def baseline_names(runs: Sequence[Run]) -> list[str]:
-    """Return the baselines that can be computed for these clips; print which are left out."""
-    if not any(row.n_samples for run in runs for row in run.test_rows):
-        print("the baselines on sound are left out: no clip has sound")
-        return ["majority"]
-    return available(compare=runs[0].config["crossval"]["compare"])
 
 
 def run_baselines(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Path) -> None:

@@ -203,8 +203,12 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     """Return the caveats of the numbers: too few speakers for an interval, and inflation by leaks."""
     protocols = results["protocols"]
     caveats = [
-        f"{name} tests clips of {table.speakers_text(protocol)}: too few for an interval, and they say nothing of "
-        "other people."
+        f"{name} tests clips of {table.speakers_text(protocol)}: "
+        + (
+            "too few for an interval, and they say nothing of other people."
+            if protocol["speakers"]
+            else "there is no interval over people, and the same person may be on both sides."
+        )
         for name, protocol in protocols.items()
         if len(protocol["speakers"]) < statistics.LEAST_SPEAKERS
     ]

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,6 +118,8 @@ def usable_rows(folder: pathlib.Path, config: Mapping[str, Any]) -> Usable:
     else:
         words = corpus_of(config).label_names or {row.emotion for row in every if row.status == "ok"}
         labels = own_labels(words)
+    if len(labels.names) < 2:
+        raise UserError(f"all clips are of one emotion, {labels.names[0]}: add clips of another to tell it from")
     for row in every:
         if row.status != "ok":
             others["quarantined"] += 1
@@ -135,13 +137,23 @@ def usable_rows(folder: pathlib.Path, config: Mapping[str, Any]) -> Usable:
 
 
 def rows_for(protocol: protocols.Protocol, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the corpora that a protocol uses."""
+    """Return the rows of the corpora that a protocol uses. Raises UserError for a corpus that is not there."""
+    _check_names(f"protocol {protocol.name}", protocol.corpora, rows)
     return [row for row in rows if not protocol.corpora or row.corpus in protocol.corpora]
 
 
 def is_placed(row: Row, split: Mapping[str, Any]) -> bool:
     """True for a clip that a protocol places; those of corpora that are not in `split.corpora` only train."""
     return row.corpus in (split.get("corpora") or {row.corpus})
+
+
+def _check_names(field: str, names: Collection[str], rows: Sequence[Row]) -> None:
+    there = {row.corpus for row in rows}
+    if lacking := sorted({*names} - there):
+        raise UserError(
+            f"{field} names {lacking[0]}, and the usable clips are of {', '.join(sorted(there))}: spell it as "
+            "data.corpora does, and list it there"
+        )
 
 
 def cutting_for(protocol: protocols.Protocol, cutting: Cutting) -> Cutting:
@@ -161,6 +173,7 @@ def split_segments(rows: Sequence[Row], split: Mapping[str, Any], cutting: Cutti
     segments = segments_of(rows, cutting)
     if protocol.everything:
         return dict.fromkeys(protocols.PARTS, segments)
+    _check_names("split.corpora", split.get("corpora") or (), rows)
     placed = np.array([is_placed(row, split) for row in rows], bool)
     items = [row for row, is_one in zip(rows, placed, strict=True) if is_one]
     overlap = cutting.hop < cutting.longest

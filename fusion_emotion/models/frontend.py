@@ -104,7 +104,7 @@ def spec_augment(
             keep &= keep_run(time_key, length=db.shape[0], n=mask.sum(), most=most_frames)[:, None]
         if most_bands:
             keep &= keep_run(mel_key, length=db.shape[1], n=db.shape[1], most=most_bands)
-        mean = jnp.where(mask[:, None], db, 0).sum() / (mask.sum() * db.shape[1])
+        mean = jnp.where(mask[:, None], db, 0).sum() / jnp.maximum(mask.sum() * db.shape[1], 1)
         return jnp.where(keep, db, mean)
 
     return jax.vmap(one)(keys, db, mask)

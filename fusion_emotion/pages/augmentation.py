@@ -16,11 +16,12 @@ from fusion_emotion.input.augment import Augmentation, augment
 from fusion_emotion.input.batches import Source
 from fusion_emotion.input.segments import Cutting, segments_of, usable_rows
 from fusion_emotion.models.batch import Batch
-from fusion_emotion.models.frontend import mel_edges_hz, spec_augment, spectrogram
+from fusion_emotion.models.frontend import mel_edges_hz, spec_augment, spectrogram, warped
 from fusion_emotion.pages import page, pictures
 from fusion_emotion.prepare.records import Row
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
+_RANGE_DB = 70  # of the spectrograms that are shown
 TRIES = 16  # draws of which the strongest is shown
 
 
@@ -47,6 +48,8 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     "time_mask_s": Effect("Time mask", "sound", 0.2, lambda s: f"up to {s.time_mask_s:g} s"),
     "mel_mask": Effect("Mel mask", "sound", 16, lambda s: f"up to {s.mel_mask} bands"),
+    "tempo": Effect("Tempo", "sound", 0.1, lambda s: f"time stretched by {1 - s.tempo:.2g} to {1 + s.tempo:.2g}"),
+    "pitch": Effect("Pitch", "sound", 0.08, lambda s: f"mel bands stretched by {1 - s.pitch:.2g} to {1 + s.pitch:.2g}"),
     "flip": Effect("Mirrored", "picture", 0.5, lambda s: f"in {100 * s.flip:g} % of the segments", True),
     "colour": Effect(
         "Colour",
@@ -74,7 +77,7 @@ class Draw(NamedTuple):
 
     example: Batch
     db: Float[np.ndarray, "time n_mels"]
-    masked: float  # fraction of the cells of `db`
+    is_drawn_over: bool  # the spectrogram is not that of the sound
 
 
 def write_augmentation(folder: pathlib.Path, path: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -157,19 +160,20 @@ class _Painter:
         }
 
     def _augmented(self, batch: Batch, keys: jax.Array, settings: Augmentation) -> tuple[Batch, jax.Array, jax.Array]:
-        """The augmented batch, its spectrograms as the network gets them, and the fraction of masked cells of each."""
+        """The augmented batch, its spectrograms as the network gets them, and which are not those of the sound."""
         out = augment(batch, keys, settings, n_classes=len(self._label_names))
         db, inside, hop = spectrogram(out, self._mel)
+        seen, inside = warped(db, inside, keys, most_tempo=settings.tempo, most_pitch=settings.pitch)
         most_frames = round(settings.time_mask_s * SAMPLE_RATE_HZ / hop)
-        masked = spec_augment(db, keys, inside, most_frames=most_frames, most_bands=settings.mel_mask)
-        return out, masked, (masked != db).mean(axis=(1, 2))
+        seen = spec_augment(seen, keys, inside, most_frames=most_frames, most_bands=settings.mel_mask)
+        return out, seen, (seen != db).any(axis=(1, 2))
 
     def _drawn(self, batch: Batch, settings: Augmentation) -> list[Draw]:
         """The draws of the first segment of each pair."""
         keys = jax.random.split(jax.random.key(0), len(batch["label"]))
-        out, db, masked = jax.device_get(self._draw(batch, keys, settings=settings))
+        out, db, over = jax.device_get(self._draw(batch, keys, settings=settings))
         return [
-            Draw(example={name: value[i] for name, value in out.items()}, db=db[i], masked=float(masked[i]))
+            Draw(example={name: value[i] for name, value in out.items()}, db=db[i], is_drawn_over=bool(over[i]))
             for i in range(0, len(db), 2)
         ]
 
@@ -185,15 +189,15 @@ class _Painter:
         remarks += ["the model is given no faces"] * (seen and not example["has_video"])
         remarks += ["the model is given no sound"] * (heard and not example["has_audio"])
         seen, heard = seen and bool(example["has_video"]), heard and bool(example["has_audio"])
-        if heard and draw.masked:
-            remarks.append("the mask is in the spectrogram only, not in the sound")
+        if heard and draw.is_drawn_over:
+            remarks.append("in the spectrogram only, not in the sound")
         card = {"title": title, "strength": strength, "remark": "; ".join(remarks), "alt": f"{title}: clip {clip_id}"}
         if seen:
             card["picture"] = pictures.strip_uri(example["faces"][:n_frames])
         if heard:
             n_samples = n_frames * SAMPLES_PER_FRAME
             db, length_s = draw.db[: 1 + n_samples // self._mel["hop_length"]], n_frames / FRAME_RATE_HZ
-            span_db = (loudest_db - 70, loudest_db + 6)
+            span_db = (loudest_db - _RANGE_DB, loudest_db + 6)
             figure = pictures.log_mel(db, centres_hz=self._centres_hz, span_db=span_db, length_s=length_s)
             card["spectrogram"] = pictures.jpeg_uri(figure)
             card["sound"] = pictures.wav_uri(example["waveform"][:n_samples])
@@ -206,5 +210,5 @@ def _difference(draw: Draw, plain: Draw) -> float:
     return float(
         np.abs(draw.example["faces"] - faces).mean() / 255
         + np.abs(draw.example["waveform"] - sound).mean() / max(np.abs(sound).mean(), 1)
-        + draw.masked
+        + np.abs(draw.db - plain.db).mean() / _RANGE_DB
     )

@@ -36,6 +36,7 @@ styled = style.context(
         "default",
         {
             "font.size": 9,
+            "text.parse_math": False,  # a "$" in a name is a dollar
             "axes.axisbelow": True,
             "axes.edgecolor": GREY,
             "axes.spines.top": False,

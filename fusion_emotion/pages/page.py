@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -53,8 +53,13 @@ def duration(seconds: float) -> str:
 
 
 def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the fields of a config by dotted name, with a folder cut to its last part: the rest is private."""
+    """Yield the fields of a config by dotted name, with folders cut to their last part: the rest is private."""
     for name, value in dotted(config).items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        folder = pathlib.PurePath(text)
-        yield name, f"…/{folder.name}" if folder.is_absolute() else text
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        cut = [_cut(each) for each in value] if is_list else _cut(value)
+        yield name, cut if isinstance(cut, str) else json.dumps(cut, ensure_ascii=False)
+
+
+def _cut(value: Any) -> Any:
+    is_folder = isinstance(value, str) and (pathlib.PurePath(value).is_absolute() or value.startswith("~"))
+    return f"…/{pathlib.PurePath(value).name}" if is_folder else value

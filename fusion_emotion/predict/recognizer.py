@@ -1,11 +1,9 @@
 """A trained model that judges recordings: `Recognizer.load("runs/sample")("talk.mp4")`."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import importlib.resources
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,8 +26,9 @@ from fusion_emotion.prepare.detectors import create_detector
 from fusion_emotion.prepare.media import check_whole
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.settings import Settings
+from fusion_emotion.versions import versions
 
-_PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "numpy")
+_PACKAGES = ("fusion_emotion", "jax", "av", "onnxruntime", "onnxruntime-gpu", "numpy")
 _DETECTOR_SIZES = {"insightface": (192, 512), "centerface": (320, 640)}
 
 _ROWS = 3  # the form of the rows; raise it with every change, so that older ones are not gone on from
@@ -151,7 +150,7 @@ class Recognizer:
             "people": self.settings["people"],
             "detector": self.settings["detector"],
             "face_weight": self.settings["face_weight"],
-            "versions": _versions(),
+            "versions": versions(_PACKAGES),
             "rows": _ROWS,
         }
 
@@ -262,14 +261,6 @@ def find(name: str) -> tuple[pathlib.Path, ...]:
         return tuple(folder for part in name.split("+") for folder in find(part))
     there = f"one of {', '.join(sorted(released | together))}" if released else "no model is released yet"
     raise UserError(f"--model={name} is unknown: give the workdir of a finished training ({there})")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _brief(sight: Any) -> list[float | None]:

@@ -92,9 +92,8 @@ class Row:
 
     def value(self, group: str) -> str:
         """Return the value of a field, or of a column that the corpus's owner has added."""
-        if group in self.__slots__:
-            return str(getattr(self, group))
-        return next((text.partition("=")[2] for text in self.more if text.startswith(f"{group}=")), "")
+        added = next((text.partition("=")[2] for text in self.more if text.startswith(f"{group}=")), "")
+        return added or str(getattr(self, group, ""))
 
 
 # Strings and rounded numbers that many rows share are kept once: a million rows take 0.9 GB in place of 1.5.

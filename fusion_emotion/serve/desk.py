@@ -23,6 +23,7 @@ from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.serve.live import Live
 
 MEDIA = "upload://recording"  # in the viewer, where the page puts the recording that its browser holds
+_LONGEST_NAME = 100  # bytes
 _FORMATS = ("csv", "json", "textgrid", "vtt", "srt")  # to download, beside html and eaf
 _ASKED_S = 1.0  # an answer comes at the latest after this
 _LEFT_S = 120.0  # a page that has not asked for so long is gone
@@ -154,7 +155,8 @@ def plain(name: str) -> str:
     """Return the last part of a file's name, without what a path or a page could take for something else."""
     last = re.split(r"[\\/]", name)[-1]
     kept = "".join(letter if letter.isalnum() or letter in " -_.()" else "_" for letter in last).strip(" .")
-    return kept[-100:] or "recording"
+    # Bytes: a file system limits these, and ".TextGrid" and the like come behind.
+    return kept.encode()[-_LONGEST_NAME:].decode(errors="ignore").lstrip(" .") or "recording"
 
 
 def told(prediction: Prediction, path: pathlib.Path, *, inline: bool) -> Answer:

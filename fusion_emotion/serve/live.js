@@ -64,12 +64,8 @@ function end(mine) {
   if (session === mine) { session = null; button.textContent = "Start"; one(".fe-now").hidden = true; }
 }
 
-// A stop that was asked for: the last chunk, then the mark of the end.
 function stop() {
-  const mine = session;
-  if (!mine || mine.recorder.state === "inactive") return;
-  mine.recorder.onstop = () => { send(mine, null); mine.sent.then(() => { end(mine); say(""); }); };
-  mine.recorder.stop();
+  if (session && session.recorder.state !== "inactive") session.recorder.stop();
 }
 
 button.onclick = async () => {
@@ -82,6 +78,12 @@ button.onclick = async () => {
   mine.recorder = new MediaRecorder(stream, { mimeType: format() });
   mine.recorder.onstart = () => { mine.began = performance.now(); };
   mine.recorder.ondataavailable = event => send(mine, event.data);
+  // The last chunk, then the mark of the end; also where camera and microphone are taken away.
+  mine.recorder.onstop = () => {
+    if (mine.isOver) return;
+    send(mine, null);
+    mine.sent.then(() => { if (session === mine) { end(mine); say(""); } });
+  };
   session = mine;
   one(".fe-now").hidden = false;
   one(".fe-stage").hidden = !stream.getVideoTracks().length;

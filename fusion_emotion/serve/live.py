@@ -41,6 +41,8 @@ class Live:
             if int(chunk["number"]) != self._next or len(self._bytes) + len(data) > _MOST_BYTES:
                 self._error = "chunks of the live stream are missing or come too fast: begin again"
                 self._closed = True
+            elif self._over and data and not self._error:
+                self._error = "the live stream has ended: start it again"
             self._next += 1
             self._bytes += data
             self._closed = self._closed or not data

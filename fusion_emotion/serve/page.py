@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from fusion_emotion.predict.recognizer import Recognizer
 from fusion_emotion.serve.desk import MEDIA, Desk
 
 HOST = "127.0.0.1"
+_OWN_NAMES = (HOST, "localhost")
 _HERE = pathlib.Path(__file__).parent
 _SWEEP_S = 60.0
 _TOO_LARGE = 413
@@ -80,7 +82,7 @@ def launch_settings(port: int, max_upload_mb: int) -> dict[str, Any]:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]), Middleware(_Policed)]
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=_OWN_NAMES), Middleware(_Policed)]
     plain = ["system-ui", "sans-serif"]  # the default theme asks Google for its letters
     return {
         "server_name": HOST,
@@ -172,7 +174,7 @@ def card(about: Mapping[str, Any]) -> str:
 
 
 class _Policed:
-    """Tells the browser to load nothing from other hosts, and other pages not to frame this one.
+    """Tells the browser to load nothing from other hosts, and other pages not to frame this one or ask it for anything.
 
     A connection whose upload is refused is closed: else the server would take in the rest of it.
     """
@@ -189,6 +191,12 @@ class _Policed:
                 message["headers"] = [*message.get("headers", []), *more]
             await send(message)
 
+        origin = dict(scope.get("headers", ())).get(b"origin", b"").decode("latin-1")
+        if origin and scope["type"] == "http" and urllib.parse.urlsplit(origin).hostname not in _OWN_NAMES:
+            from starlette.responses import PlainTextResponse
+
+            await PlainTextResponse("another page may not ask this one", status_code=403)(scope, receive, sent)
+            return
         await self._app(scope, receive, sent)
 
 

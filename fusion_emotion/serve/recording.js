@@ -31,6 +31,7 @@ function shown(answer, media) {
 async function judge(file) {
   if (file && file.size > props.limit_mb * 1e6) {
     say(`${file.name} has ${Math.ceil(file.size / 1e6)} MB: at most ${props.limit_mb} MB are taken (serve.max_upload_mb).`, true);
+    busy(false);
     return;
   }
   window.dispatchEvent(new Event("fe-stop-live"));

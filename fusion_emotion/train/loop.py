@@ -131,7 +131,7 @@ def train(model: FusionNet, data: Data, plan: Plan, workdir: pathlib.Path, valid
                     row = answers.metrics("validation")
                     watcher.validated(step, row)
                     writer.confusion(step, "validation", answers.confusion, data.label_names)
-                    merit = step / plan.n_steps if config["train"]["choose"] == "last" else score(row)
+                    merit = float(step) if config["train"]["choose"] == "last" else score(row)
                 try:
                     checkpoints.save(devices.unreplicate(state), batches, {**row, "score": merit})
                 except UserError as error:
