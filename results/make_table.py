@@ -50,7 +50,9 @@ def runs(rows: list[dict[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, .
     cells = [
         (
             f"{row['corpus']}, {row['modalities']}",
-            row["protocol"] + (f", fold {row['fold']}" if row["fold"] else ""),
+            row["protocol"]
+            + (f", fold {row['fold']}" if row["fold"] else "")
+            + (f", seed {row['seed']}" if row["seed"] != "0" else ""),
             clips(row),
             *(percent(row[name]) for name in ("clip_uar", "clip_war", "clip_macro_f1", "chance_uar")),
             f"{float(row['train_seconds']):.0f} s",
