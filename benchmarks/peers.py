@@ -3,13 +3,14 @@
     PYTHONPATH=. python benchmarks/peers.py KIND FOLDER "TITLE OF THE CLIPS" --fer_python=PATH
     PYTHONPATH=. python benchmarks/peers.py ravdess FOLDER "TITLE OF THE CLIPS" --voice=WORKDIR
 
-KIND is ferplus, the test part of FER+ (majority label, eight labels), or ravdess, films of RAVDESS (seven labels, calm
-counts as neutral). `--fer_python` is the Python of an environment with the package `fer`, as its page says: pip install
-fer tensorflow-cpu "moviepy<2" "setuptools<81". Its network was trained on the training part of FER2013, whose pictures
-are those of FER+ under other labels. Of a film it sees five frames a second, and the mean of its answers counts; a clip
-without a face counts as wrong. Beside it stands `face-base` on films; results/faces.csv has it on FER+, whose training
-part it was trained on. With `--voice`, a training that had none of the people of the films, the rows are of this voice
-and of the voice with `face-base`, joined as in `av-base`. It prints rows of results/peers.csv.
+KIND is ferplus, the test part of FER+ (majority label, eight labels), or ravdess or cremad, films of these (seven
+labels, calm counts as neutral). `--fer_python` is the Python of an environment with the package `fer`, as its page
+says: pip install fer tensorflow-cpu "moviepy<2" "setuptools<81". Its network was trained on the training part of
+FER2013, whose pictures are those of FER+ under other labels. Of a film it sees five frames a second, and the mean of
+its answers counts; a clip without a face counts as wrong. Beside it stands `face-base` on films; results/faces.csv has
+it on FER+, whose training part it was trained on. With `--voice`, a training that had none of the people of the films,
+the rows are of this voice and of the voice with `face-base`, joined as in `av-base`. It prints rows of
+results/peers.csv.
 """
 
 import csv
@@ -34,7 +35,11 @@ from fusion_emotion.models.weights import load_model
 _FER = flags.DEFINE_string("fer_python", "", "Python of an environment with fer.")
 _VOICE = flags.DEFINE_string("voice", "", "Workdir of a voice that heard none of the people of the films.")
 _INSIGHTFACE = flags.DEFINE_string("insightface_root", "~/.insightface", "Root of InsightFace's packs.")
-_SETS = {"ferplus": "neutral, happy, surprised, sad, angry, disgust, fearful, contempt", "ravdess": "basic7"}
+_SETS = {
+    "ferplus": "neutral, happy, surprised, sad, angry, disgust, fearful, contempt",
+    "ravdess": "basic7",
+    "cremad": "basic7",
+}
 
 FER = """
 import json, sys
@@ -92,7 +97,7 @@ def systems(kind: str) -> dict[str, System]:
     chosen: dict[str, System] = {}
     if _FER.value:
         chosen["fer"] = ("FER2013", fer, of_fer)
-        if kind == "ravdess":
+        if kind != "ferplus":
             chosen["face-base"] = ("FER+", fer, functools.partial(of_model, "face-base"))
     if _VOICE.value:
         heard = f"other people of {load_model(_VOICE.value).about['trained_on']}"

@@ -201,8 +201,7 @@ FIELDS: dict[str, Field] = {
     "augment.colour": Field(0.0, between(0, 1)),  # brightness, contrast and saturation times 1 - colour to 1 + colour
     "augment.crop_jitter": Field(0.0, between(0, 0.5)),  # largest zoom and shift, as a share of a face's side
     "augment.erase": Field(0.0, _PROBABILITY),  # of a blank rectangle in the faces
-    # shortest and longest side of the rectangle, as shares of a face's side
-    "augment.erase_size": Field((0.1, 0.4), several(between(0, 1, "(]"), count=2, ascending=True)),
+    "augment.erase_size": Field((0.1, 0.4), several(between(0, 1, "(]"), count=2, ascending=True)),  # shares of a side
     "augment.mixup": Field(0.0, between(0, 100)),  # alpha of the Beta distribution that mixes two neighbours of a batch
     "augment.modality_dropout": Field(0.0, _PROBABILITY),  # that a segment with faces and sound loses one of them
     # --- train: the optimization ---
@@ -226,7 +225,8 @@ FIELDS: dict[str, Field] = {
     "predict.people": Field("main", one_of("main", "all")),  # whose rows are written
     "predict.smoothing_s": Field(0.4, between(0, 60, unit=" s")),  # width (standard deviation) in time, s; 0: off
     "predict.uncertain_below": Field(0.4, _PROBABILITY),  # confidence under which the label is "uncertain"
-    "predict.face_weight": Field(0.15, between(0, 100)),  # of the face beside the voice, of two models together
+    "predict.film_temperature": Field(2.0, between(0, 100, "(]")),  # of a model of single faces, which films are new to
+    "predict.face_weight": Field(0.4, between(0, 100)),  # of the face beside the voice, of two models together
     "predict.detector": Field("", one_of("", "insightface", "centerface")),  # "": that of the model's training
     "predict.formats": Field(("csv", "json", "html"), several(one_of(*FORMATS), once=True)),
     # --- serve: the page of --mode=serve ---

@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,10 +15,11 @@ from fusion_emotion.corpora import labels
 from fusion_emotion.errors import UserError
 from fusion_emotion.models.weights import load_model
 from fusion_emotion.predict.joint import Joint
+from fusion_emotion.predict.on_films import OnFilms
 from fusion_emotion.predict.people import Look
 from fusion_emotion.predict.prediction import softmax
 from fusion_emotion.predict.recognizer import find
-from fusion_emotion.predict.windows import Model, example, windows
+from fusion_emotion.predict.windows import Model, Noted, example, windows
 
 FACE_LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised", "contempt")
 BASIC7 = labels.parse("basic7").names
@@ -68,9 +70,15 @@ def by_hand(probability, names):
     return values / values.sum()
 
 
+def on_films(log_prob, temperature):
+    """The probabilities of a face on a film, by their definition."""
+    weights = (np.exp(log_prob) / np.array(SHARES)) ** (1 / temperature)
+    return weights / weights.sum()
+
+
 def test_the_sum_of_calibrated_log_probabilities_by_the_share_of_faces(models):
     voice, face = models
-    joint = Joint(voice, face, face_weight=0.5)
+    joint = Joint(voice, OnFilms(face.loaded, temperature=1.6, batch_size=4), face_weight=0.5)
     crops, sound = faces_and_sound()
     found = np.array([True, False, True, True, False])
     seen, nothing = (crops, found), np.zeros(0, np.int16)
@@ -83,12 +91,11 @@ def test_the_sum_of_calibrated_log_probabilities_by_the_share_of_faces(models):
     )
     heard = by_hand(softmax(voice([example(voice, None, sound, N_FRAMES)])[0] / 0.5), voice.label_names)
     alone = [
-        by_hand(softmax(face([example(face, (crop[None], np.ones(1, bool)), nothing, 1)])[0] / 2.0), FACE_LABELS)
+        by_hand(on_films(face([example(face, (crop[None], np.ones(1, bool)), nothing, 1)])[0], 1.6), FACE_LABELS)
         for crop in crops[found]
     ]
     looked = np.log(alone).mean(axis=0)
-    prior = np.log(np.array(SHARES[:7]) / 0.95)
-    np.testing.assert_allclose(softmax(told[0]), softmax(np.log(heard) + 0.5 * 0.6 * (looked - prior)), atol=1e-5)
+    np.testing.assert_allclose(softmax(told[0]), softmax(np.log(heard) + 0.5 * 0.6 * looked), atol=1e-5)
     np.testing.assert_allclose(softmax(told[1]), softmax(looked), atol=1e-5)
     np.testing.assert_allclose(softmax(told[2]), heard, atol=1e-5)
     assert joint.label_names == BASIC7
@@ -152,6 +159,22 @@ def test_a_film_by_both(folders, tmp_path, monkeypatch):
     assert written["model"]["parts"]["face"]["numbers"]["uar"] == 0.75
     with pytest.raises(UserError, match="export each by itself"):
         commands.export(config_.defaults().to_dict(), given="a.mp4", model=name, output=tmp_path / "a.onnx")
+
+
+def test_a_face_on_a_film_and_on_a_picture(folders, models, tmp_path):
+    """A picture is judged after the temperature of the training, a film more softly, and over the shares of labels."""
+    grey = np.tile(np.arange(160, dtype=np.uint8)[None, :, None], (120, 1, 3))
+    still, clip = tmp_path / "a.png", film(tmp_path / "a.mp4", seconds=1, picture=lambda time: grey)
+    cv2.imwrite(str(still), grey)
+    recognizer = Recognizer.load(folders[1], film_temperature=3.0)
+    recognizer._detector = OneFace()
+    given = Noted(models[1])
+    recognizer._of_pictures = given
+    of_picture = recognizer(still).main.mean
+    log_prob = models[1](given.given)[0]
+    np.testing.assert_allclose(of_picture, softmax(log_prob / 2.0), atol=1e-5)
+    np.testing.assert_allclose(recognizer(clip).main.mean, on_films(log_prob, 3.0), atol=0.01)  # it is compressed
+    assert np.abs(of_picture - on_films(log_prob, 3.0)).max() > 0.03
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,20 @@ from jaxtyping import Bool, Float
 from fusion_emotion.corpora import labels
 from fusion_emotion.errors import UserError
 from fusion_emotion.models.batch import Batch
+from fusion_emotion.predict.on_films import log
 from fusion_emotion.predict.prediction import softmax
 from fusion_emotion.predict.windows import Model, example
 
 _SHARED = "basic7"  # the labels of two models that have not the same ones
-_LEAST = 1e-12  # probability
 _TOLD = ("trained_on", "licence", "modalities", "commit", "date", "numbers", "parts", "label_names")
 
 
 class Joint:
     """Two models as one, by their calibrated log-probabilities.
 
-    log p = log p_voice + face_weight * s * (log p_face - log prior), normalised: s is the share of the window's steps
-    that show the face, the prior the shares of the labels in the face model's training. Where one is missing the other
-    answers alone. A face is judged once, though it is in many windows. Raises UserError for models that do not fit
-    each other.
+    log p = log p_voice + face_weight * s * log p_face, normalised: s is the share of the window's steps that show the
+    face. Where one is missing the other answers alone. A face is judged once, though it is in many windows. Raises
+    UserError for models that do not fit each other.
     """
 
     sees = hears = True
@@ -38,8 +37,6 @@ class Joint:
         self._voice, self._face, self._face_weight = voice, face, face_weight
         self._of_voice, self._of_face = (_places(model.label_names, shared) for model in (voice, face))
         self.label_names = shared.names
-        shares = face.about.get("training", {}).get("label_shares") or [1.0] * len(face.label_names)
-        self._prior = _log(np.array(shares) @ self._of_face)
         self.prepare, self.face_size = face.prepare, face.face_size
         self.n_frames, self.n_heard = voice.n_frames, voice.n_heard
         self.about: Mapping[str, Any] = _about(voice.about, face.about, self.label_names)
@@ -63,8 +60,8 @@ class Joint:
         by_voice, by_face = self._voices(examples), self._faces(examples)
         heard = np.array([bool(one["has_audio"]) for one in examples])
         found = np.array([one["face_found"].sum() / one["n_frames"] for one in examples])
-        both = by_voice + self._face_weight * found[:, None] * (by_face - self._prior)
-        return _log(softmax(np.where(heard[:, None], both, by_face))).astype(np.float32)
+        both = by_voice + self._face_weight * found[:, None] * by_face
+        return log(softmax(np.where(heard[:, None], both, by_face))).astype(np.float32)
 
     def _voices(self, examples: Sequence[Batch]) -> Float[np.ndarray, "n labels"]:
         """What the voice says, zero where there is none; a sound that several faces are judged with is heard once."""
@@ -107,12 +104,7 @@ def _calibrated(
     model: Model, examples: list[Batch], places: Bool[np.ndarray, "own shared"]
 ) -> Float[np.ndarray, "n shared"]:
     """Return the log-probabilities of the shared labels, after the model's temperature."""
-    return _log(softmax(model(examples).astype(float) / float(model.about["temperature"])) @ places)
-
-
-def _log(probability: Float[np.ndarray, "*n classes"]) -> Float[np.ndarray, "*n classes"]:
-    kept = np.maximum(probability, _LEAST)
-    return np.log(kept / kept.sum(axis=-1, keepdims=True))
+    return log(softmax(model(examples).astype(float) / float(model.about["temperature"])) @ places)
 
 
 def _about(voice: Mapping[str, Any], face: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from fusion_emotion.predict.joint import Joint, described
 from fusion_emotion.predict.journal import Journal, Memory, Row
 from fusion_emotion.predict.live import Moment, Readable, moments
 from fusion_emotion.predict.notice import notice
+from fusion_emotion.predict.on_films import judge_of_films
 from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import STEP_S, Prediction, Timeline, warnings_of
-from fusion_emotion.predict.reader import Reader
+from fusion_emotion.predict.reader import Reader, is_still
 from fusion_emotion.predict.windows import Judge, Model, Noted, windows
 from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.detectors import create_detector
@@ -43,10 +44,9 @@ class Recognizer:
 
     def __init__(self, folders: Sequence[pathlib.Path], settings: Mapping[str, Any], run: Mapping[str, Any]):
         models = [Model(load_model(folder)) for folder in folders]
-        self._model: Judge = models[0]
-        if len(models) == 2:
-            self._model = Joint(*models, face_weight=settings["face_weight"])
-        self.label_names, self.about = self._model.label_names, self._model.about
+        on_films = [judge_of_films(model, temperature=settings["film_temperature"]) for model in models]
+        self._of_pictures, self._model = (_together(each, settings["face_weight"]) for each in (models, on_films))
+        self.label_names, self.about = self._model.label_names, self._of_pictures.about
         self.settings = dict(settings)
         self._run = run
         contents = [(folder / name).read_bytes() for folder in folders for name in (ABOUT, WEIGHTS)]
@@ -95,14 +95,15 @@ class Recognizer:
         except OSError as error:
             raise MediaError(f"the file cannot be read: {error.strerror}") from error
         go_on = kept.go_on or _START
+        judge = self._of_pictures if is_still(source) else self._model
         tracks = {"picture": self._model.sees, "sound": self._model.hears}
         reader = Reader(source, **tracks, start=go_on["first"], n_lost=go_on["n_lost"])
         if not go_on["is_over"]:
-            for rows, behind in self._blocks(reader, go_on):
+            for rows, behind in self._blocks(reader, judge, go_on):
                 kept.append(rows, go_on := behind)
                 if progress:
                     progress(behind["skip"])
-        return self._finished(source, reader, kept.rows(), go_on["warnings"])
+        return self._finished(source, reader, judge, kept.rows(), go_on["warnings"])
 
     def stream(self, source: str | Readable, options: Mapping[str, str] | None = None) -> Iterator[Moment]:
         """Yield what is said of the newest window every 0.2 s of "camera:0", of a stream's address or of a file object.
@@ -150,11 +151,14 @@ class Recognizer:
             "people": self.settings["people"],
             "detector": self.settings["detector"],
             "face_weight": self.settings["face_weight"],
+            "film_temperature": self.settings["film_temperature"],
             "versions": versions(_PACKAGES),
             "rows": _ROWS,
         }
 
-    def _blocks(self, reader: Reader, go_on: Mapping[str, Any]) -> Iterator[tuple[list[Row], dict[str, Any]]]:
+    def _blocks(
+        self, reader: Reader, judge: Judge, go_on: Mapping[str, Any]
+    ) -> Iterator[tuple[list[Row], dict[str, Any]]]:
         """Yield the rows of a recording in blocks, each with what a later call needs to go on behind it."""
         first, step, before = go_on["first"], go_on["skip"], go_on["people"]
         seen: dict[int, dict[str, Any]] = {}
@@ -173,27 +177,29 @@ class Recognizer:
             lost = {"n_lost": reader.n_lost(first), "warnings": warnings}
             return {"first": first, "skip": step, "people": people, "is_over": is_over, **lost}
 
-        for block in windows(looks(), self._model, everyone=self.settings["people"] == "all", first=first, skip=step):
+        for block in windows(looks(), judge, everyone=self.settings["people"] == "all", first=first, skip=step):
             rows = [_row(window, seen.get(window.step, {})) for window in block]
             step = block[-1].step + 1
             for number in [number for number in seen if number < step]:
                 del seen[number]
             # Smoothing and missing faces of the next window look back.
-            while len(states) > 1 and states[1][0] <= step - self._model.n_heard - REACH:
+            while len(states) > 1 and states[1][0] <= step - judge.n_heard - REACH:
                 states.popleft()
             begin, state = states[0]
             yield rows, behind(first=begin, people=state)
         rest = [{"step": number, "seen": seen[number]} for number in sorted(seen) if number >= step]
         yield rest, behind(first=0, people=None, is_over=True)
 
-    def _finished(self, source: str, reader: Reader, rows: Iterable[Row], told: Iterable[str]) -> Prediction:
+    def _finished(
+        self, source: str, reader: Reader, judge: Judge, rows: Iterable[Row], told: Iterable[str]
+    ) -> Prediction:
         timeline = Timeline(rows)
         if not (timeline.has_face or timeline.has_voice):
             lacks = [*reader.lacks, *(["no face in the picture"] if reader.picture else [])]
             raise MediaError(f"nothing to read: {'; '.join(lacks) or 'no face and no voice'}")
         shape = {
             "n_classes": len(self.label_names),
-            "temperature": float(self.about["temperature"]),
+            "temperature": float(judge.about["temperature"]),
             "smoothing_s": self.settings["smoothing_s"],
         }
         main = timeline.person(timeline.main(), main=True, **shape)
@@ -237,6 +243,11 @@ class Recognizer:
     def _finder(self) -> Any:
         self._detector = self._detector or create_detector(self._preparation)
         return self._detector
+
+
+def _together(models: Sequence[Model], face_weight: float) -> Judge:
+    """Return what judges by one model, or by a voice and a face."""
+    return models[0] if len(models) == 1 else Joint(*models, face_weight=face_weight)
 
 
 _TOGETHER = {"av-base": "voice-base+face-base"}

@@ -1,0 +1,48 @@
+"""A model of single faces that was trained on pictures, as it judges films."""
+
+import numpy as np
+from jaxtyping import Float
+
+from fusion_emotion.models.batch import Batch
+from fusion_emotion.models.weights import LoadedModel
+from fusion_emotion.predict.prediction import softmax
+from fusion_emotion.predict.windows import Model
+
+_LEAST = 1e-12  # probability
+
+
+class OnFilms(Model):
+    """A model of single faces that judges the frames of films.
+
+    log p = (log p_model - log prior) / temperature, normalised; the prior is the shares of the labels in its training.
+    Frames of films are not drawn as those pictures were, and the model is too sure of them (docs/recipe.md).
+    """
+
+    def __init__(self, loaded: LoadedModel, *, temperature: float, batch_size: int | None = None):
+        super().__init__(loaded, batch_size=batch_size)
+        self._temperature = temperature
+        shares = self.about.get("training", {}).get("label_shares") or [1.0] * len(self.label_names)
+        self._log_prior = log(np.array(shares, float))
+        self.about = {**self.about, "temperature": 1.0}
+
+    def with_batch_size(self, batch_size: int) -> "OnFilms":
+        """The same model, compiled for another number of windows."""
+        return OnFilms(self.loaded, temperature=self._temperature, batch_size=batch_size)
+
+    def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
+        """The log-probabilities of examples."""
+        evidence = super().__call__(examples).astype(float) - self._log_prior
+        return log(softmax(evidence / self._temperature)).astype(np.float32)
+
+
+def judge_of_films(model: Model, *, temperature: float) -> Model:
+    """Return the model as it judges films: another one if it sees single faces and hears nothing."""
+    if model.sees and not model.hears and model.n_frames == 1:
+        return OnFilms(model.loaded, temperature=temperature)
+    return model
+
+
+def log(probability: Float[np.ndarray, "*n classes"]) -> Float[np.ndarray, "*n classes"]:
+    """The logarithm of probabilities, each at least 1e-12 and in sum one."""
+    kept = np.maximum(probability, _LEAST)
+    return np.log(kept / kept.sum(axis=-1, keepdims=True))
