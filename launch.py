@@ -162,7 +162,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         # The message is quoted and escaped twice on its way here.
         said = " ".join(re.sub(r"\\n|[\\'\"]", " ", str(error)).split())
         raise UserError(f"the config has no field {said} (fusion_emotion/config.py lists them all)") from error
-    except (flags.Error, TypeError, ValueError, OSError) as error:
+    except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f"{error} (python launch.py --help lists the flags)") from error
 
 
