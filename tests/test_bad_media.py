@@ -1,9 +1,11 @@
 """Every media file ends as a record, or as a row with the reason why it has none."""
 
 import dataclasses
+import errno
 import pathlib
 import subprocess
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from conftest import as_nobody, settings_of
 from films import OneFace, clip_of, contents, ffmpeg, film, sounds
 from fusion_emotion.errors import UserError
-from fusion_emotion.prepare import run
+from fusion_emotion.prepare import media, run
 from fusion_emotion.prepare.clip import prepare_clip
 from fusion_emotion.prepare.detectors import create_detector
 from fusion_emotion.prepare.records import Record, Row
@@ -103,6 +105,28 @@ def test_picture_and_sound_of_different_length(tmp_path, seconds, sound_s):
     # The longer of the two decides; there is no face where there is no picture.
     assert record.face_found.tolist() == [True] * int(5 * seconds) + [False] * int(5 * max(0, sound_s - seconds))
     assert len(record.waveform) / 16_000 == pytest.approx(sound_s, abs=0.1)
+
+
+def late(folder: pathlib.Path, *, track: str) -> pathlib.Path:
+    """A film whose picture or sound begins two seconds after the other."""
+    source, other = film(folder / "a.mp4", seconds=3), {"v": "a", "a": "v"}[track]
+    maps = ("-i", str(source), "-map", f"0:{track}", "-map", f"1:{other}", "-c", "copy")
+    return ffmpeg(source, folder / "late.mkv", *maps, before=["-itsoffset", "2"])
+
+
+def test_an_excerpt_is_of_the_film_whether_its_picture_is_read_or_not(tmp_path):
+    path = late(tmp_path, track="a")
+    seen, heard = (media.Film(path, picture=picture, excerpt=(0.0, 4.0)).waveform for picture in (True, False))
+    np.testing.assert_array_equal(seen, heard)
+    assert not heard[:31_000].any()
+    assert heard[33_000:].any()
+
+
+def test_an_excerpt_before_the_picture_has_none(tmp_path):
+    told = media.Film(late(tmp_path, track="v"), excerpt=(0.0, 1.0))
+    assert told.lacks == ["no picture within the excerpt"]
+    assert len(told.shown) == 0
+    assert len(told.waveform) == 16_000
 
 
 def test_a_very_short_film_with_spaces_and_accents_in_its_name(tmp_path):
@@ -200,6 +224,28 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"run\.cache"):
         run.prepare(sounds(tmp_path, 1), settings_of(tmp_path / "file" / "cache"))
+
+
+@pytest.mark.parametrize(("number", "is_retried"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_a_disk_that_fails_amid_a_file_is_tried_again(tmp_path, monkeypatch, number, is_retried):
+    path = film(tmp_path / "a.mp4")
+
+    def fails(*_):
+        raise av.error.OSError(number, "it broke") if is_retried else av.error.InvalidDataError(number, "it broke")
+
+    monkeypatch.setattr("fusion_emotion.prepare.sound._read_track", fails)
+    row, record = outcome(path, modality="a")
+    assert (row.status, row.retry, record) == ("quarantined", is_retried, None)
+    assert "it broke" in row.reason
+
+
+def test_a_shard_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("write() failed: File too large; Failed to close\nmore")
+
+    monkeypatch.setattr("fusion_emotion.prepare.groups.ArrayRecordWriter.write", fails)
+    with pytest.raises(UserError, match="make room"):
+        run.prepare(sounds(tmp_path, 2), settings_of(tmp_path / "cache", workers=1))
 
 
 def test_a_full_disk(tmp_path, small_disk):

@@ -136,6 +136,36 @@ def test_folders_are_named_after_emotions(tmp_path: pathlib.Path) -> None:
         find(tmp_path / "three", table="")
 
 
+def test_excerpts_of_recordings_are_counted_by_recording_and_label(tmp_path: pathlib.Path) -> None:
+    rows = []
+    for number, (first, second) in enumerate([("happy", "sad"), ("sad", "happy"), ("sad", "happy")]):
+        tone(tmp_path / f"{number}.wav", seconds=2)
+        rows += [
+            {"path": f"{number}.wav", "emotion": emotion, "start_s": at, "end_s": at + 1}
+            for at, emotion in ((0, first), (1, second))
+        ]
+    write_table(tmp_path / "labels.csv", rows)
+    assert len(find(tmp_path).clips) == 6
+    write_table(
+        tmp_path / "labels.csv", [{**row, "emotion": "sad" if i < 3 else "fearful"} for i, row in enumerate(rows)]
+    )
+    assert len(find(tmp_path, labels="negative=sad+fearful, positive=happy").clips) == 6
+    write_table(tmp_path / "labels.csv", [*rows[:4], {**rows[4], "emotion": "angry"}])
+    with pytest.raises(UserError, match="row 6 is the only recording of emotion 'angry'"):
+        find(tmp_path)
+    assert len(find(tmp_path, labels="negative=sad, positive=happy").clips) == 5
+
+
+def test_a_table_as_pandas_writes_it(tmp_path: pathlib.Path) -> None:
+    for number in range(4):
+        tone(tmp_path / f"{number}.wav")
+    lines = [f"{number},{number}.wav,{'angry' if number % 2 else 'happy'}" for number in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join([",path,emotion", *lines]))
+    clips = find(tmp_path).clips
+    assert [clip.emotion for clip in clips] == ["happy", "angry", "happy", "angry"]
+    assert not clips[0].more
+
+
 def test_a_name_that_is_not_utf8_is_passed_over(tmp_path: pathlib.Path) -> None:
     for name in ("angry/1.wav", "happy/2.wav"):
         tone(tmp_path / name)

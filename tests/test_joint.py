@@ -1,5 +1,6 @@
 """A model of voices and a model of faces that judge together."""
 
+import dataclasses
 import importlib.resources
 import json
 
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 
 import predict_kit
-from films import OneFace, film
+from films import OneFace, ffmpeg, film
 from fusion_emotion import Recognizer, commands
 from fusion_emotion import config as config_
 from fusion_emotion.corpora import labels
 from fusion_emotion.errors import UserError
 from fusion_emotion.models.weights import load_model
 from fusion_emotion.predict.joint import Joint
-from fusion_emotion.predict.on_films import OnFilms
+from fusion_emotion.predict.on_films import OnFilms, judge_of_films
 from fusion_emotion.predict.people import Look
 from fusion_emotion.predict.prediction import softmax
 from fusion_emotion.predict.recognizer import find
@@ -70,10 +71,10 @@ def by_hand(probability, names):
     return values / values.sum()
 
 
-def on_films(log_prob, temperature):
+def on_films(log_prob, temperature, shares=SHARES):
     """The probabilities of a face on a film, by their definition."""
-    weights = (np.exp(log_prob) / np.array(SHARES)) ** (1 / temperature)
-    return weights / weights.sum()
+    weights = (np.exp(log_prob) / np.array(shares)) ** (1 / temperature)
+    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def test_the_sum_of_calibrated_log_probabilities_by_the_share_of_faces(models):
@@ -147,6 +148,10 @@ def test_a_film_by_both(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("fusion_emotion.predict.windows._LEAST_SPEECH", 1.1)
     assert set(recognizer(clip).main.modalities) == {"video", "none"}  # sound without speech does not count
     monkeypatch.setattr("fusion_emotion.predict.windows._LEAST_SPEECH", 0.0)
+    monkeypatch.setattr("fusion_emotion.predict.windows._LEAST_SPEECH", 1.1)
+    with pytest.raises(UserError, match="nothing to read: no picture track; hardly any speech in the sound"):
+        recognizer(ffmpeg(clip, tmp_path / "a.wav", "-vn"))
+    monkeypatch.setattr("fusion_emotion.predict.windows._LEAST_SPEECH", 0.0)
     told = recognizer(clip)
     assert set(told.main.modalities) == {"audio+video", "audio"}
     assert told.label_names == BASIC7
@@ -175,6 +180,24 @@ def test_a_face_on_a_film_and_on_a_picture(folders, models, tmp_path):
     np.testing.assert_allclose(of_picture, softmax(log_prob / 2.0), atol=1e-5)
     np.testing.assert_allclose(recognizer(clip).main.mean, on_films(log_prob, 3.0), atol=0.01)  # it is compressed
     assert np.abs(of_picture - on_films(log_prob, 3.0)).max() > 0.03
+
+
+def test_a_label_that_training_lacked_is_never_said_of_films(models):
+    crops, _ = faces_and_sound()
+    shares = (*SHARES[:-1], 0.0)
+    given = [example(models[1], (crop[None], np.ones(1, bool)), np.zeros(0, np.int16), 1) for crop in crops]
+    loaded = dataclasses.replace(models[1].loaded, about={**models[1].about, "training": {"label_shares": shares}})
+    lacking = np.exp(OnFilms(loaded, temperature=2.0, batch_size=4)(given))
+    known = on_films(models[1](given)[:, :7], 2.0, SHARES[:7])
+    np.testing.assert_allclose(lacking[:, :7], known, atol=1e-5)
+    assert lacking[:, 7].max() < 1e-9
+
+
+@pytest.mark.parametrize(("training", "is_other"), [({}, True), ({"of_pictures": False}, False)])
+def test_only_a_model_of_pictures_judges_films_otherwise(models, training, is_other):
+    loaded = dataclasses.replace(models[1].loaded, about={**models[1].about, "training": training})
+    assert isinstance(judge_of_films(Model(loaded), temperature=2.0), OnFilms) == is_other
+    assert not isinstance(judge_of_films(models[0], temperature=2.0), OnFilms)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Options that no config turns on have the effect that the table in config.py names."""
 
+import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -67,6 +69,26 @@ def test_the_detector_of_a_pack_and_its_threshold(tmp_path: pathlib.Path, sample
     weights.touch()
     settings = settings_of(tmp_path, insightface_root=str(tmp_path), insightface_pack="mine")
     assert insightface_weights(settings) == weights
+    with pytest.raises(UserError, match=r"det_1\.onnx cannot be loaded .* delete .*mine"):
+        create_detector(dataclasses.replace(settings, detector="insightface"))
+
+
+def test_a_pack_that_breaks_off_is_not_taken_for_one(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path, insightface_root=str(tmp_path), insightface_pack="mine")
+
+    def unpacked(kind: str, name: str, root: str, *, breaks_off: bool = False) -> None:
+        folder = pathlib.Path(root, kind, name)
+        folder.mkdir(parents=True)
+        if breaks_off:
+            raise KeyboardInterrupt
+        (folder / "det_1.onnx").touch()
+
+    monkeypatch.setattr("insightface.utils.ensure_available", functools.partial(unpacked, breaks_off=True))
+    with pytest.raises(KeyboardInterrupt):
+        insightface_weights(settings)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".mine.lock"]
+    monkeypatch.setattr("insightface.utils.ensure_available", unpacked)
+    assert insightface_weights(settings) == tmp_path / "models" / "mine" / "det_1.onnx"
 
 
 def test_a_clip_that_takes_longer_than_the_timeout_is_quarantined(tmp_path: pathlib.Path) -> None:

@@ -99,7 +99,8 @@ def test_what_is_missing_is_said(hearing, tmp_path, options, arguments, person, 
 
 
 def test_a_still_is_one_row(hearing, tmp_path):
-    told = hearing(ffmpeg(film(tmp_path / "a.mp4"), tmp_path / "a.png", "-frames:v", "1"))
+    told = hearing(ffmpeg(film(tmp_path / "a.mp4"), tmp_path / "$a_$ x$^$.png", "-frames:v", "1"))
+    told.save(tmp_path, formats=("png",))
     assert told.columns()["start"] == [0.0]
     assert told.columns()["end"] == [0.2]
     assert told.main.modalities == ["video"]

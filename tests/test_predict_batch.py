@@ -75,6 +75,7 @@ def test_one_bad_file_does_not_stop_the_rest(workdir, sample_corpus, tmp_path):
     again = predict(f"--input={inputs}", f"--model={workdir}", f"--output={output}")
     assert again.returncode == 0, again.stderr
     assert (output / "b.json").stat().st_mtime_ns == before
+    assert '"media": "../b.mp4"' in (output / "index.html").read_text()
     assert "b.mp4" in again.stdout
     smoother = predict(
         f"--input={inputs}", f"--model={workdir}", f"--output={output}", "--config.predict.smoothing_s=1"

@@ -23,6 +23,7 @@ from fusion_emotion.predict import batch
 from fusion_emotion.predict.batch import recordings
 from fusion_emotion.predict.journal import Journal
 from fusion_emotion.predict.live import Feed
+from fusion_emotion.predict.reader import Reader
 from fusion_emotion.predict.recognizer import find
 from fusion_emotion.prepare import opening
 
@@ -217,7 +218,8 @@ def server(tmp_path, monkeypatch) -> Iterator[str]:
     """The address of a server: a film, a page, and one that stops in the middle."""
     monkeypatch.setattr(opening, "SILENT_S", 1.0)
     whole = ffmpeg(film(tmp_path / "a.mp4", seconds=4), tmp_path / "a.mkv", "-c", "copy").read_bytes()
-    contents = {"/a.mkv": whole, "/page.html": b"<html>no film</html>" * 99, "/stalls.mkv": whole}
+    picture = ffmpeg(tmp_path / "a.mp4", tmp_path / "a.png", "-frames:v", "1").read_bytes()
+    contents = {"/a.mkv": whole, "/a.png": picture, "/page.html": b"<html>no film</html>" * 99, "/stalls.mkv": whole}
     stop = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -259,6 +261,11 @@ def test_addresses(hearing, server, tmp_path, capsys):
             hearing(f"{server}/{name}")
     batch.predict(hearing, f"{server}/a.mkv?token=1/2", tmp_path / "out")
     assert (tmp_path / "out" / "a.json").exists()
+    begun = (tmp_path / "out" / "a.json").stat().st_mtime_ns
+    batch.predict(hearing, f"{server}/a.mkv?token=1/2", tmp_path / "out")  # what is there may have changed
+    assert (tmp_path / "out" / "a.json").stat().st_mtime_ns > begun
+    for source, of_one in ((f"{server}/a.png", True), (str(tmp_path / "a.png"), True), (f"{server}/a.mkv", False)):
+        assert Reader(source).is_of_one_picture == of_one
     with pytest.raises(UserError, match="1 of 1"):
         batch.predict(hearing, f"{server}/page.html", tmp_path / "out")
     assert "failed: http://" in capsys.readouterr().out

@@ -37,6 +37,8 @@ def test_a_label_set_places_words_and_their_spellings() -> None:
         *(0, 0, 1, 6, 3),
         None,
     ]
+    spelt = labels.parse("negative=anger+sadness, positive=joy")
+    assert [spelt.of(word) for word in ("anger", "angry", "sad", "Happiness", "calm")] == [0, 0, 0, 1, None]
     own = labels.parse("low=sad+bored, high = angry+excited")
     assert (own.names, own.of("boredom"), own.of("excited"), own.of("happy")) == (("low", "high"), 0, 1, None)
     for wrong, said in (

@@ -23,6 +23,7 @@ _KNOWN = (*_NEEDED, "speaker", "sex", "start_s", "end_s", "split", "corpus", "in
 _SEXES = {"": "", "male": "male", "m": "male", "female": "female", "f": "female"}
 _SPLITS = {part: part for part in ("", "train", "validation", "test")} | {"val": "validation", "dev": "validation"}
 _MOST_NAMED = 5
+_REST = "\0"  # where csv puts cells beyond the header; pandas leaves its index without a name, so not ""
 Cells = Mapping[str, str]  # of a row of a table, by column
 
 
@@ -64,12 +65,16 @@ def _of_table(table: pathlib.Path, root: pathlib.Path, wanted: Wanted) -> Found:
         raise UserError(f"data.table={str(table)!r}: {'; '.join(wrong[:_MOST_NAMED])}{more}")
     if not clips and not passed_over:
         raise UserError(f"data.table={str(table)!r} has no row below its header: write one for each recording")
-    takes = {clip.take_id: (number, clip.emotion) for number, clip in clips.values()}
-    counts = Counter(emotion for _, emotion in takes.values())
-    for number, emotion in takes.values():
-        if counts[emotion] == 1:
+    placed = parse(wanted.labels) if wanted.labels else None
+    takes: dict[tuple[str, str], int] = {}  # several excerpts of a recording are one
+    for number, clip in clips.values():
+        label = clip.emotion if placed is None else "" if (i := placed.of(clip.emotion)) is None else placed.names[i]
+        takes.setdefault((clip.take_id, label), number)
+    counts = Counter(label for _, label in takes)
+    for (_, label), number in takes.items():
+        if label and counts[label] == 1:
             raise UserError(
-                f"data.table={str(table)!r}: row {number} is the only recording of emotion {emotion!r}: a class needs "
+                f"data.table={str(table)!r}: row {number} is the only recording of emotion {label!r}: a class needs "
                 "two or more, to train and to test; add some, or leave the row out"
             )
     return Found(clips=sorted((clip for _, clip in clips.values()), key=by_id), passed_over=passed_over)
@@ -79,15 +84,15 @@ def _read_csv(table: pathlib.Path) -> Iterator[tuple[int, Cells]]:
     """Yield the number of each row, the header being row 1, and its cells. Raises UserError."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, restkey="")
+            reader = csv.DictReader(lines, restkey=_REST)
             _check_columns(table, reader.fieldnames or ())
             for cells in reader:
-                if "" in cells or None in cells.values():
+                if _REST in cells or None in cells.values():
                     raise UserError(
                         f"data.table={str(table)!r}: row {reader.line_num} has not as many cells as the header: put "
                         "cells that hold a comma between double quotes"
                     )
-                yield reader.line_num, {name: value.strip() for name, value in cells.items()}
+                yield reader.line_num, {name: value.strip() for name, value in cells.items() if name}
     except UnicodeDecodeError as error:
         raise UserError(f"data.table={str(table)!r} is not in UTF-8 (byte {error.start}): save it as UTF-8") from error
     except csv.Error as error:

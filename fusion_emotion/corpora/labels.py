@@ -82,8 +82,10 @@ def parse(text: str) -> Labels:
         for word in (words or name).split("+"):
             if not _PLAIN.fullmatch(name) or not _PLAIN.fullmatch(word.strip()):
                 raise UserError(f"data.labels={text!r}: {entry.strip()!r} is not of the form label=word+word")
-            if label_of.setdefault(word.strip(), len(names)) != len(names):
-                raise UserError(f"data.labels={text!r}: {word.strip()!r} counts as two labels: name it once")
+            # Corpora give the words of the vocabulary.
+            for spelt in (word.strip(), known_word(word)):
+                if label_of.setdefault(spelt, len(names)) != len(names):
+                    raise UserError(f"data.labels={text!r}: {spelt!r} counts as two labels: name it once")
         names.append(name)
     if len(set(names)) < len(names) or len(names) < 2:
         raise UserError(f"data.labels={text!r}: expected two or more labels, each once")

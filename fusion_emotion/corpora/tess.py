@@ -102,5 +102,5 @@ CORPUS = Corpus(
     find=find,
     remotes=remotes,
     groups=("speaker",),
-    note="Two women: a speaker-independent test trains on one and tests on the other.",
+    note="Two women, too few for a speaker-independent test on TESS alone.",
 )

@@ -146,8 +146,10 @@ def _about(results: Mapping[str, Any], data: Data, chosen: Best) -> dict[str, An
     }
 
 
-def _training(data: Data, config: Mapping[str, Any]) -> dict[str, list[float] | None]:
-    """Return the 1st and 99th percentile of the sound's dBFS and the face's px, and the shares of the labels.
+def _training(data: Data, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the 1st and 99th percentile of the sound's dBFS and the face's px, the shares of the labels, and the kind.
+
+    The shares are those that the loss saw: with class weights all labels count alike.
 
     How large a face was in its film is not known of pictures that were crops already.
     """
@@ -160,6 +162,9 @@ def _training(data: Data, config: Mapping[str, Any]) -> dict[str, list[float] | 
     sides = [] if config["prepare"]["detector"] == "none" else sides
     # Squares are larger than the faces by a margin (`faces.squares`).
     faces = [side / (1 + 2 * config["prepare"]["margin"]) for side in sides if side > 0]
+    shares = np.asarray(targets, float).mean(axis=0)
+    if config["train"]["class_weights"]:
+        shares = (shares > 0) / (shares > 0).sum()
     levels = [row.rms_dbfs for row in rows if row.n_samples]
 
     def between(values: list[float]) -> list[float] | None:
@@ -168,7 +173,8 @@ def _training(data: Data, config: Mapping[str, Any]) -> dict[str, list[float] | 
     return {
         "loudness_dbfs": between(levels),
         "face_px": between(faces),
-        "label_shares": np.asarray(targets, float).mean(axis=0).round(5).tolist(),
+        "label_shares": shares.round(5).tolist(),
+        "of_pictures": all(row.n_frames <= 1 for row in rows),
     }
 
 

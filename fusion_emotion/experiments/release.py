@@ -84,6 +84,7 @@ def release_tested(workdir: pathlib.Path, output: pathlib.Path) -> None:
         "ece_after_temperature": (test["calibration"]["after"] or {}).get("ece"),
         "commit": results["commit"],
     }
+    about["numbers"] |= {"by_this_model": True}
     about["numbers"]["protocol"] |= {"seeds": [results["seed"]]}
     about["failures"] = _failures([workdir / PREDICTIONS], results["label_names"])
     _write(output, about, model / WEIGHTS)
@@ -122,7 +123,7 @@ def release(everything: pathlib.Path, crossval: pathlib.Path, output: pathlib.Pa
         "ece_after_temperature": (network["calibration"]["after"] or {}).get("ece"),
         "commit": results["commit"],
     }
-    paths = sorted(crossval.glob(f"*/fold-*-seed-*/{PREDICTIONS}"))
+    paths = sorted((crossval / name).glob(f"fold-*-seed-*/{PREDICTIONS}"))
     about["failures"] = _failures(paths, results["label_names"])
     _write(output, about, model / WEIGHTS)
 
@@ -189,9 +190,9 @@ def card(name: str, about: Mapping[str, Any]) -> str:
         lines += [f"| {value or 'unknown'} | {of['n']} | {table.percent(of['uar'])} |" for value, of in values.items()]
     lines += [
         "",
-        "Wrong answers of these models that they were surest of:",
+        "The surest wrong answers of test parts, one of up to five emotions:",
         "",
-        "| clip | is | was called | confidence |",
+        "| clip | is | was called | confidence before the temperature |",
         "|---|---|---|---|",
     ]
     lines += [
@@ -208,6 +209,8 @@ def _of_people(numbers: Mapping[str, Any]) -> str:
 def _whom(numbers: Mapping[str, Any]) -> str:
     if not numbers["protocol"]["speaker_independent"]:
         return f"on {numbers['clips']} others, which may be of the same people"
+    if numbers.get("by_this_model"):
+        return f"on {numbers['clips']} clips of {numbers['speakers']} people not met"
     return "on people not met, by models of the same config that were trained without them"
 
 

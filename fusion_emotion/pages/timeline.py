@@ -57,6 +57,7 @@ def figure(prediction: Any) -> Any:
     for place, name in enumerate(prediction.label_names):
         axes.plot(middle_s, person.smooth[:, place], label=name, color=COLOURS[place % len(COLOURS)], marker=marker)
     axes.fill_between(middle_s, 0, person.speech * 0.05, color="#00000033", label="speech")
-    axes.set(xlabel="time (s)", ylabel="probability", ylim=(0, 1), title=pathlib.PurePath(prediction.source).name)
+    axes.set(xlabel="time (s)", ylabel="probability", ylim=(0, 1))
+    axes.set_title(pathlib.PurePath(prediction.source).name, parse_math=False)
     axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return shown

@@ -149,7 +149,7 @@ def _all(recognizer: Recognizer, wanted: Mapping[str, pathlib.PurePath], output:
                 failed[source] = kind + " ".join(str(error).split())
             total_s += lengths[source]
             progress(0, total_s)
-    jsons = [output / f"{place}.json" for source, place in wanted.items() if source not in failed]
+    jsons = {source: output / f"{place}.json" for source, place in wanted.items() if source not in failed}
     if len(jsons) > 1 and {"html", "json"} <= set(recognizer.settings["formats"]):
         print(f"index: {write_index(output, jsons)}")
     if lines:
@@ -168,7 +168,8 @@ def _one(recognizer: Recognizer, source: str, place: pathlib.Path, progress: Pro
     key = recognizer.key(source)
     digest = hashlib.sha256(json.dumps([key, recognizer.settings], sort_keys=True).encode()).hexdigest()[:16]
     done = place.with_name(f"{'' if 'json' in formats else '.'}{place.name}.json")
-    if (described := _read(done)).get("key") != digest:
+    # What an address gives may have changed since.
+    if (described := _read(done)).get("key") != digest or "://" in source:
         journal = Journal(place.with_name(f".{place.name}.rows"), key)
         try:
             prediction = recognizer.predict(source, kept=journal, progress=progress)

@@ -1,4 +1,4 @@
-"""A model of single faces that was trained on pictures, as it judges films."""
+"""A model of single faces, trained on pictures, as it judges films."""
 
 import numpy as np
 from jaxtyping import Float
@@ -21,8 +21,9 @@ class OnFilms(Model):
     def __init__(self, loaded: LoadedModel, *, temperature: float, batch_size: int | None = None):
         super().__init__(loaded, batch_size=batch_size)
         self._temperature = temperature
-        shares = self.about.get("training", {}).get("label_shares") or [1.0] * len(self.label_names)
-        self._log_prior = log(np.array(shares, float))
+        shares = np.array(self.about.get("training", {}).get("label_shares") or [1.0] * len(self.label_names))
+        # A label that training never had is no likelier on films.
+        self._log_prior = np.where(shares > 0, log(shares), np.inf)
         self.about = {**self.about, "temperature": 1.0}
 
     def with_batch_size(self, batch_size: int) -> "OnFilms":
@@ -36,8 +37,9 @@ class OnFilms(Model):
 
 
 def judge_of_films(model: Model, *, temperature: float) -> Model:
-    """Return the model as it judges films: another one if it sees single faces and hears nothing."""
-    if model.sees and not model.hears and model.n_frames == 1:
+    """Return the model as it judges films: another one if it was trained on pictures, and sees single faces only."""
+    of_pictures = model.about.get("training", {}).get("of_pictures", True)  # models of before are
+    if of_pictures and model.sees and not model.hears and model.n_frames == 1:
         return OnFilms(model.loaded, temperature=temperature)
     return model
 

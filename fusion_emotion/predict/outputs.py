@@ -108,13 +108,13 @@ def _html(prediction: Prediction, path: pathlib.Path) -> None:
     path.write_text(page([(described(prediction), prediction.source)], folder=path.parent), encoding="utf-8")
 
 
-def write_index(folder: pathlib.Path, jsons: Sequence[pathlib.Path]) -> pathlib.Path:
-    """Write `index.html`, one viewer for the predictions whose JSON files are given."""
+def write_index(folder: pathlib.Path, jsons: Mapping[str, pathlib.Path]) -> pathlib.Path:
+    """Write `index.html`, one viewer for predictions; their JSON files are given by the recordings' places today."""
     from fusion_emotion.pages.timeline import page
 
-    read = [json.loads(path.read_text(encoding="utf-8")) for path in jsons]
+    read = [(json.loads(path.read_text(encoding="utf-8")), source) for source, path in jsons.items()]
     with atomic(folder / "index.html") as partial:
-        partial.write_text(page([(one, one["source"]["path"]) for one in read], folder=folder), encoding="utf-8")
+        partial.write_text(page(read, folder=folder), encoding="utf-8")
     return folder / "index.html"
 
 

@@ -71,6 +71,11 @@ class Reader:
             raise MediaError("; ".join(self.lacks) or "no picture and no sound that this model reads")
         self._origin_s = min(starts_s)
 
+    @property
+    def is_of_one_picture(self) -> bool:
+        """True for a photograph or a drawing, from this machine or an address."""
+        return isinstance(self.picture, _Still) or self.format.endswith("_pipe") or self.format == "image2"
+
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
         try:

@@ -20,7 +20,7 @@ from fusion_emotion.predict.notice import notice
 from fusion_emotion.predict.on_films import judge_of_films
 from fusion_emotion.predict.people import REACH, Look, People
 from fusion_emotion.predict.prediction import STEP_S, Prediction, Timeline, warnings_of
-from fusion_emotion.predict.reader import Reader, is_still
+from fusion_emotion.predict.reader import Reader
 from fusion_emotion.predict.windows import Judge, Model, Noted, windows
 from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.detectors import create_detector
@@ -95,9 +95,9 @@ class Recognizer:
         except OSError as error:
             raise MediaError(f"the file cannot be read: {error.strerror}") from error
         go_on = kept.go_on or _START
-        judge = self._of_pictures if is_still(source) else self._model
         tracks = {"picture": self._model.sees, "sound": self._model.hears}
         reader = Reader(source, **tracks, start=go_on["first"], n_lost=go_on["n_lost"])
+        judge = self._of_pictures if reader.is_of_one_picture else self._model
         if not go_on["is_over"]:
             for rows, behind in self._blocks(reader, judge, go_on):
                 kept.append(rows, go_on := behind)
@@ -196,6 +196,7 @@ class Recognizer:
         timeline = Timeline(rows)
         if not (timeline.has_face or timeline.has_voice):
             lacks = [*reader.lacks, *(["no face in the picture"] if reader.picture else [])]
+            lacks += ["hardly any speech in the sound"] if reader.sound and judge.needs_speech else []
             raise MediaError(f"nothing to read: {'; '.join(lacks) or 'no face and no voice'}")
         shape = {
             "n_classes": len(self.label_names),
@@ -208,8 +209,9 @@ class Recognizer:
             people += [timeline.person(number, main=False, **shape) for number in timeline.others()]
         warnings = [*reader.lacks, *told, *warnings_of(timeline, main, self.about.get("training", {}))]
         if others := timeline.others():
+            given = "voice was given to" if timeline.has_voice else "label is of"
             warnings.append(
-                f"{len(others) + 1} people were seen; the voice was given to {main.name}, the largest and most central"
+                f"{len(others) + 1} people were seen; the {given} {main.name}, the largest and most central"
             )
         return Prediction(
             source=source,

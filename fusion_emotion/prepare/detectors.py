@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import expanded
+from fusion_emotion.locks import held
 from fusion_emotion.prepare import hardware
 from fusion_emotion.prepare.settings import Settings
 
@@ -41,7 +43,13 @@ def create_detector(settings: Settings) -> Detector:
         "providers": hardware.providers(settings),
     }
     if settings.detector == "insightface":
-        return InsightFace(insightface_weights(settings), **options)
+        weights = insightface_weights(settings)
+        try:
+            return InsightFace(weights, **options)
+        except Exception as error:
+            raise UserError(
+                f"{weights} cannot be loaded ({type(error).__name__}): delete {weights.parent}, and it is fetched again"
+            ) from error
     return CenterFace(**options)
 
 
@@ -52,8 +60,14 @@ def insightface_weights(settings: Settings) -> pathlib.Path:
     if not folder.is_dir():
         from insightface.utils import ensure_available
 
+        busy = f"process {{process}} fetches {folder.name}: waiting for it"
         try:
-            ensure_available("models", settings.insightface_pack, root=str(root))
+            with held(root / "models" / f".{folder.name}.lock", busy, wait=True):
+                if not folder.is_dir():
+                    # Unpacked elsewhere, so that what broke off is not taken for the pack.
+                    with tempfile.TemporaryDirectory(dir=root / "models") as scratch:
+                        ensure_available("models", folder.name, root=scratch)
+                        pathlib.Path(scratch, "models", folder.name).rename(folder)
         except Exception as error:
             raise UserError(
                 f"InsightFace's pack {settings.insightface_pack!r} is not in {folder} and could not be downloaded: "
@@ -62,7 +76,9 @@ def insightface_weights(settings: Settings) -> pathlib.Path:
     # All packs use these names for the detector; the other models of a pack are not loaded.
     models = sorted([*folder.rglob("det_*.onnx"), *folder.rglob("scrfd_*.onnx")])
     if not models:
-        raise UserError(f"{folder} holds no detector (det_*.onnx or scrfd_*.onnx): fetch the pack again; {_REMEDY}")
+        raise UserError(
+            f"{folder} holds no detector (det_*.onnx or scrfd_*.onnx): delete it to fetch the pack again; {_REMEDY}"
+        )
     return models[0]
 
 

@@ -7,6 +7,7 @@ resumes where it was, also with other clips, and two at once do no harm. The row
 """
 
 import dataclasses
+import errno
 import hashlib
 import pathlib
 import shutil
@@ -122,10 +123,10 @@ def _write_group(store: pathlib.Path, group: Group, finished: Iterable[tuple[dic
                 for fields, record in finished:
                     row = Row(**fields)
                     if record:
-                        writer.write(record)
+                        _written(writer.write, record)
                         row.record, n_records = n_records, n_records + 1
                     rows.append(row)
-                writer.close()
+                _written(writer.close)
             write_rows(partial / ROWS, rows)
             if rows:
                 # Fails if the folder exists, so shard and rows come from one writer.
@@ -134,6 +135,14 @@ def _write_group(store: pathlib.Path, group: Group, finished: Iterable[tuple[dic
     except OSError:
         if not is_closed(store, group):
             raise
+
+
+def _written(write: Callable[..., None], *arguments: bytes) -> None:
+    """Write to a shard; its library knows no OSError, also of a full disk."""
+    try:
+        write(*arguments)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).splitlines()[0]) from error
 
 
 def _make_work(argument: tuple[pathlib.Path, Settings, bool]) -> Callable[[KeyedClip], None]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int16, UInt8
 
 from fusion_emotion.prepare.media_errors import MediaError
 from fusion_emotion.prepare.sound import read_sound
-from fusion_emotion.prepare.video import Video
+from fusion_emotion.prepare.video import Video, picture_start_s
 from fusion_emotion.units import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 
 # Programs that write a wav to a pipe put 0, or this and more, for a size that they do not know.
@@ -56,6 +56,8 @@ class Film:
         except MediaError as error:
             self.lacks.append(str(error))
         starts_s = [track.start_s for track in (self._video, sound) if track]
+        if any(excerpt) and not picture and (start_s := picture_start_s(path)) is not None:
+            starts_s.append(start_s)  # the times of an excerpt are those of the film
         if sound:
             self.note = sound.note
             late = round((sound.start_s - min(starts_s)) * SAMPLE_RATE_HZ)
@@ -79,6 +81,9 @@ class Film:
         times_s = sample_times(sound_s if sound_s > end_s + step_s else end_s)
         # A sample time stands for the step around it; rounded, because the ends are sums of floats.
         self.shown = (np.round(times_s + step_s / 2 - start_s, 6) > 0) & (np.round(times_s - step_s / 2 - end_s, 6) < 0)
+        if not self.shown.any():
+            self.lacks.append("no picture within the excerpt")
+            self.shown = self.shown[:0]
         video.times_s = times_s[self.shown] + origin_s
 
     @property

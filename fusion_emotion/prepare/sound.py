@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float32, Int16
 
-from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.media_errors import MediaError, reason, undecodable
 from fusion_emotion.prepare.opening import opened
 from fusion_emotion.units import SAMPLE_RATE_HZ
 
@@ -48,7 +48,7 @@ def read_sound(path: pathlib.Path) -> Sound:
             if sound:
                 return sound
     except av.FFmpegError as error:
-        raise MediaError(f"the sound cannot be decoded: {reason(error)}") from error
+        raise undecodable("sound", error) from error
     raise MediaError("a silent audio track" if n_tracks == 1 else f"{n_tracks} silent audio tracks")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from av.stream import Disposition
 from jaxtyping import Float, Int, UInt8
 
-from fusion_emotion.prepare.media_errors import MediaError, reason
+from fusion_emotion.prepare.media_errors import MediaError, undecodable
 from fusion_emotion.prepare.opening import opened
 
 KEPT_BYTES = 100_000_000  # frames kept for a second pass: 36 of 720p, 7 s
@@ -46,6 +46,15 @@ def is_earlier_nearest(before: Seconds, time: Seconds, after: Seconds) -> Any:
     return np.round(2 * time - before - after, 6) <= 0
 
 
+def picture_start_s(path: pathlib.Path) -> float | None:
+    """The time of the first frame, as the file says it; None without a picture."""
+    with contextlib.suppress(av.FFmpegError, MediaError), opened(str(path)) as file:
+        stream = picture_stream(file)
+        if stream.start_time is not None and stream.time_base:
+            return float(stream.start_time * stream.time_base)
+    return None
+
+
 class Video:
     """The frames nearest to `times_s`, in seconds on the clock of the file. Raises MediaError.
 
@@ -58,7 +67,7 @@ class Video:
         try:
             is_plain = self._scan()
         except av.FFmpegError as error:
-            raise MediaError(f"the picture cannot be decoded: {reason(error)}") from error
+            raise undecodable("picture", error) from error
         self.start_s = float(self._frame_s[0])
         self.times_s: Float[np.ndarray, "T"] = self._frame_s
         self.shape: tuple[int, int] = (0, 0)  # height and width; set when the first frame is decoded
@@ -138,11 +147,11 @@ class Video:
                     is_nearer = before and is_earlier_nearest(before[0], wanted[0], time_s)
                     yield upright(before[1] if before and is_nearer else frame, self._aspect, self._turn)
                     wanted.popleft()
+                before = time_s, frame
                 if not wanted:
                     break
-                before = time_s, frame
         except av.FFmpegError as error:
-            raise MediaError(f"the picture cannot be decoded: {reason(error)}") from error
+            raise undecodable("picture", error) from error
         expected = int(np.searchsorted(self._frame_s, self.times_s[-1:]).sum())
         if before is None or n_decoded < (1 - _LOST_SHARE) * expected:
             raise MediaError(f"the picture cannot be decoded: {n_decoded} of {expected} frames are whole")
