@@ -197,7 +197,12 @@ def test_a_label_that_training_lacked_is_never_said_of_films(models):
 def test_only_a_model_of_pictures_judges_films_otherwise(models, training, is_other):
     loaded = dataclasses.replace(models[1].loaded, about={**models[1].about, "training": training})
     assert isinstance(judge_of_films(Model(loaded), temperature=2.0), OnFilms) == is_other
-    assert not isinstance(judge_of_films(models[0], temperature=2.0), OnFilms)
+    assert not isinstance(judge_of_films(models[0], temperature=2.0, joined=True), OnFilms)
+    crop = example(models[1], (faces_and_sound()[0][:1], np.ones(1, bool)), np.zeros(0, np.int16), 1)
+    about = {**loaded.about, "training": {**training, "label_shares": SHARES}}
+    joined = judge_of_films(Model(dataclasses.replace(loaded, about=about)), temperature=3.0, joined=True)
+    expected = on_films(models[1]([crop])[0], 3.0 if is_other else 2.0)  # its own temperature is 2
+    np.testing.assert_allclose(np.exp(joined([crop])[0]), expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

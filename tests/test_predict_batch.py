@@ -20,6 +20,7 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.predict import batch
 from fusion_emotion.predict.batch import recordings
 from fusion_emotion.predict.journal import Journal
+from fusion_emotion.predict.outputs import write_index
 from fusion_emotion.predict.recognizer import Recognizer
 from launch_kit import launch, refused
 
@@ -75,7 +76,10 @@ def test_one_bad_file_does_not_stop_the_rest(workdir, sample_corpus, tmp_path):
     again = predict(f"--input={inputs}", f"--model={workdir}", f"--output={output}")
     assert again.returncode == 0, again.stderr
     assert (output / "b.json").stat().st_mtime_ns == before
-    assert '"media": "../b.mp4"' in (output / "index.html").read_text()
+    told = json.loads((output / "b.json").read_text())  # as if first judged from another folder
+    (tmp_path / "b.json").write_text(json.dumps({**told, "source": {**told["source"], "path": "elsewhere/b.mp4"}}))
+    index = write_index(output, {str(inputs / "b.mp4"): tmp_path / "b.json"})
+    assert '"media": "../b.mp4"' in index.read_text()
     assert "b.mp4" in again.stdout
     smoother = predict(
         f"--input={inputs}", f"--model={workdir}", f"--output={output}", "--config.predict.smoothing_s=1"

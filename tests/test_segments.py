@@ -24,6 +24,7 @@ from fusion_emotion.input.segments import Cutting, Segments, n_times, rows_for, 
 from fusion_emotion.models.batch import Batch, batch_spec
 from fusion_emotion.prepare.records import MANIFEST, Record, Row, write_rows
 from fusion_emotion.units import SAMPLES_PER_FRAME
+from fusion_emotion.versions import versions
 
 SIZE = 4
 # 1.4 s with overlap, padded to the shortest of three lengths
@@ -164,6 +165,19 @@ def test_clips_of_one_emotion_are_refused(tmp_path: pathlib.Path) -> None:
     write_rows(tmp_path / MANIFEST, [dataclasses.replace(row, emotion="angry") for row in rows_of(RECORDS)])
     with pytest.raises(UserError, match="all clips are of one emotion, angry"):
         usable_rows(tmp_path, run_tiny.settings(data__corpus="folder"))
+    lost = [dataclasses.replace(row, status="quarantined", reason="no face") for row in rows_of(RECORDS)]
+    write_rows(tmp_path / MANIFEST, lost)
+    with pytest.raises(UserError, match=r"no prepared clip can be used .*7 quarantined"):
+        usable_rows(tmp_path, run_tiny.settings(data__corpus="folder"))
+
+
+def test_a_column_of_the_owner_goes_before_a_field_of_the_same_name() -> None:
+    row = dataclasses.replace(rows_of(RECORDS)[0], channel="speech", more=("channel=telephone",))
+    assert (row.value("channel"), row.value("modality"), row.value("value")) == ("telephone", row.modality, "")
+
+
+def test_packages_that_are_not_installed_have_no_version() -> None:
+    assert set(versions(("numpy", "no-such-package"))) == {"numpy"}
 
 
 def test_corpora_that_are_not_there_are_named() -> None:

@@ -174,7 +174,7 @@ def _training(data: Data, config: Mapping[str, Any]) -> dict[str, Any]:
         "loudness_dbfs": between(levels),
         "face_px": between(faces),
         "label_shares": shares.round(5).tolist(),
-        "of_pictures": all(row.n_frames <= 1 for row in rows),
+        "of_pictures": all(row.n_frames == 1 for row in rows),
     }
 
 

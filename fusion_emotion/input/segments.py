@@ -118,8 +118,6 @@ def usable_rows(folder: pathlib.Path, config: Mapping[str, Any]) -> Usable:
     else:
         words = corpus_of(config).label_names or {row.emotion for row in every if row.status == "ok"}
         labels = own_labels(words)
-    if len(labels.names) < 2:
-        raise UserError(f"all clips are of one emotion, {labels.names[0]}: add clips of another to tell it from")
     for row in every:
         if row.status != "ok":
             others["quarantined"] += 1
@@ -133,6 +131,8 @@ def usable_rows(folder: pathlib.Path, config: Mapping[str, Any]) -> Usable:
     if not rows:
         why = ", ".join(f"{count} {reason}" for reason, count in others.items())
         raise UserError(f"no prepared clip can be used ({why}): see the reasons in {folder / MANIFEST}")
+    if len(labels.names) < 2:
+        raise UserError(f"all clips are of one emotion, {labels.names[0]}: add clips of another to tell it from")
     return Usable(rows, labels, others)
 
 

@@ -36,12 +36,16 @@ class OnFilms(Model):
         return log(softmax(evidence / self._temperature)).astype(np.float32)
 
 
-def judge_of_films(model: Model, *, temperature: float) -> Model:
-    """Return the model as it judges films: another one if it was trained on pictures, and sees single faces only."""
+def judge_of_films(model: Model, *, temperature: float, joined: bool = False) -> Model:
+    """Return the model as it judges films: another one if it sees single faces only, and was trained on pictures.
+
+    One that was trained on films keeps its own temperature, and is over the shares of its labels only if it is `joined`
+    to a voice, which has them too.
+    """
     of_pictures = model.about.get("training", {}).get("of_pictures", True)  # models of before are
-    if of_pictures and model.sees and not model.hears and model.n_frames == 1:
-        return OnFilms(model.loaded, temperature=temperature)
-    return model
+    if not model.sees or model.hears or model.n_frames != 1 or not (of_pictures or joined):
+        return model
+    return OnFilms(model.loaded, temperature=temperature if of_pictures else float(model.about["temperature"]))
 
 
 def log(probability: Float[np.ndarray, "*n classes"]) -> Float[np.ndarray, "*n classes"]:

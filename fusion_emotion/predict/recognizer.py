@@ -44,7 +44,8 @@ class Recognizer:
 
     def __init__(self, folders: Sequence[pathlib.Path], settings: Mapping[str, Any], run: Mapping[str, Any]):
         models = [Model(load_model(folder)) for folder in folders]
-        on_films = [judge_of_films(model, temperature=settings["film_temperature"]) for model in models]
+        films = {"temperature": settings["film_temperature"], "joined": len(models) == 2}
+        on_films = [judge_of_films(model, **films) for model in models]
         self._of_pictures, self._model = (_together(each, settings["face_weight"]) for each in (models, on_films))
         self.label_names, self.about = self._model.label_names, self._of_pictures.about
         self.settings = dict(settings)

@@ -93,7 +93,7 @@ class Row:
     def value(self, group: str) -> str:
         """Return the value of a field, or of a column that the corpus's owner has added."""
         added = next((text.partition("=")[2] for text in self.more if text.startswith(f"{group}=")), "")
-        return added or str(getattr(self, group, ""))
+        return added or (str(getattr(self, group)) if group in self.__slots__ else "")
 
 
 # Strings and rounded numbers that many rows share are kept once: a million rows take 0.9 GB in place of 1.5.
