@@ -6,11 +6,13 @@ down by any other column. Without a table the folders are EMOTION/** or SPEAKER/
 """
 
 import csv
+import dataclasses
+import functools
 import math
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fusion_emotion.corpora.clip import FILM_SUFFIXES, PICTURE_SUFFIXES, SOUND_SUFFIXES, Clip, by_id
 from fusion_emotion.corpora.corpus import Corpus, Found, Wanted
@@ -18,11 +20,13 @@ from fusion_emotion.corpora.labels import EMOTIONS, known_word, parse
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import is_utf8
 
+_SUFFIXES = FILM_SUFFIXES + SOUND_SUFFIXES + PICTURE_SUFFIXES
 _NEEDED = ("path", "emotion")
 _KNOWN = (*_NEEDED, "speaker", "sex", "start_s", "end_s", "split", "corpus", "intensity", "statement")
 _SEXES = {"": "", "male": "male", "m": "male", "female": "female", "f": "female"}
 _SPLITS = {part: part for part in ("", "train", "validation", "test")} | {"val": "validation", "dev": "validation"}
 _MOST_NAMED = 5
+_MOST_FILES = 4096  # that are kept while a table is read
 _REST = "\0"  # where csv puts cells beyond the header; pandas leaves its index without a name, so not ""
 Cells = Mapping[str, str]  # of a row of a table, by column
 
@@ -41,11 +45,13 @@ def _of_table(table: pathlib.Path, root: pathlib.Path, wanted: Wanted) -> Found:
     wrong: list[str] = []
     passed_over: list[tuple[str, str]] = []
     named = set[bool]()
+    # The excerpts of a recording have rows near each other.
+    file_of = functools.lru_cache(_MOST_FILES)(functools.partial(_named, root))
     for number, cells in rows:
         try:
-            clip = _clip(cells, root, wanted)
+            clip = _clip(cells, file_of, wanted)
             first, other = clips.get(clip.clip_id, (number, clip))
-            if other != clip:
+            if other is not clip and other != clip:
                 field = next(name for name, value in vars(clip).items() if value != getattr(other, name))
                 raise ValueError(f"path: {cells['path']} has another {field} in row {first}: keep one of the two")
             named.add(bool(clip.speaker))
@@ -134,11 +140,35 @@ def _check_columns(table: pathlib.Path, columns: Sequence[str]) -> None:
         raise UserError(f"data.table={str(table)!r} names a column twice: {', '.join(columns)}")
 
 
-def _clip(cells: Cells, root: pathlib.Path, wanted: Wanted) -> Clip:
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A recording: its path, the same below data.root, that without the extension, and its modality."""
+
+    path: pathlib.Path
+    name: str
+    take: str
+    modality: str
+
+
+def _named(root: pathlib.Path, name: str) -> _File:
+    """Return the recording that a row names. Raises ValueError, which begins with the column."""
+    path = root / name
+    if not name or not path.is_file():
+        raise ValueError(f"path: {name!r} is no file below {root}")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"path: {path.name} has no extension of a film, a sound or a picture")
+    return _file(root, path)
+
+
+def _file(root: pathlib.Path, path: pathlib.Path) -> _File:
+    below, suffix = os.path.relpath(path, root), path.suffix.lower()
+    modality = "a" if suffix in SOUND_SUFFIXES else "v" if suffix in PICTURE_SUFFIXES else "av"
+    return _File(path, below, os.path.splitext(below)[0], modality)
+
+
+def _clip(cells: Cells, file_of: Callable[[str], _File], wanted: Wanted) -> Clip:
     """Return the clip of a row. Raises ValueError, which begins with the column."""
-    path = root / cells["path"]
-    if not cells["path"] or not path.is_file():
-        raise ValueError(f"path: {cells['path']!r} is no file below {root}")
+    file = file_of(cells["path"])
     emotion = cells["emotion"]
     if not emotion:
         raise ValueError("emotion: empty")
@@ -152,8 +182,7 @@ def _clip(cells: Cells, root: pathlib.Path, wanted: Wanted) -> Clip:
     if end_s and start_s >= end_s:
         raise ValueError(f"start_s: {start_s:g} is not before end_s, {end_s:g}")
     return _make(
-        path,
-        root,
+        file,
         wanted,
         corpus=cells.get("corpus", "") or CORPUS.name,
         emotion=emotion,
@@ -179,8 +208,7 @@ def _seconds(text: str, column: str) -> float:
 
 
 def _make(
-    path: pathlib.Path,
-    root: pathlib.Path,
+    file: _File,
     wanted: Wanted,
     *,
     corpus: str,
@@ -194,24 +222,19 @@ def _make(
     statement: str = "",
     more: tuple[str, ...] = (),
 ) -> Clip:
-    suffix = path.suffix.lower()
-    modality = "a" if suffix in SOUND_SUFFIXES else "v" if suffix in PICTURE_SUFFIXES else "av"
-    if suffix not in FILM_SUFFIXES + SOUND_SUFFIXES + PICTURE_SUFFIXES:
-        raise ValueError(f"path: {path.name} has no extension of a film, a sound or a picture")
-    name = os.path.relpath(path, root)
     excerpt = f"#{start_s:g}-{end_s:g}" if start_s or end_s else ""
     return Clip(
-        path=path,
+        path=file.path,
         corpus=corpus,
-        clip_id=f"{corpus}/{name}{excerpt}",
-        take_id=f"{corpus}/{os.path.splitext(name)[0]}",  # so all excerpts of a recording are on one side of a split
+        clip_id=f"{corpus}/{file.name}{excerpt}",
+        take_id=f"{corpus}/{file.take}",  # so all excerpts of a recording are on one side of a split
         speaker=speaker and f"{corpus}/{speaker}",
         sex=sex,
         emotion=known_word(emotion),  # or Angry and angry were two labels
         intensity=intensity,
         statement=statement,
         repetition="",
-        modality="a" if modality == "av" and wanted.audio_alone else modality,  # no picture is read
+        modality="a" if file.modality == "av" and wanted.audio_alone else file.modality,  # no picture is read
         channel="",
         start_s=start_s,
         end_s=end_s,
@@ -235,7 +258,7 @@ def _of_folders(root: pathlib.Path, wanted: Wanted) -> Found:
         depth = next((i for i, name in enumerate(parts[:2]) if known_word(name) in EMOTIONS or name in placed), None)
         for name in sorted(names):
             path = pathlib.Path(folder, name)
-            if path.suffix.lower() not in FILM_SUFFIXES + SOUND_SUFFIXES + PICTURE_SUFFIXES or name.startswith("."):
+            if path.suffix.lower() not in _SUFFIXES or name.startswith("."):
                 continue
             if not is_utf8(path):
                 passed_over.append((ascii(str(path)), "its path is not in UTF-8: rename it"))
@@ -244,7 +267,7 @@ def _of_folders(root: pathlib.Path, wanted: Wanted) -> Found:
                 passed_over.append((str(path), "in no folder that is named after an emotion"))
                 continue
             speaker = parts[0] if depth == 1 else ""
-            clip = _make(path, root, wanted, corpus=CORPUS.name, emotion=parts[depth], speaker=speaker)
+            clip = _make(_file(root, path), wanted, corpus=CORPUS.name, emotion=parts[depth], speaker=speaker)
             if reason := _not_wanted(clip, wanted):
                 passed_over.append((str(path), reason))
             else:

@@ -320,14 +320,14 @@ def draw(
 
 def _check_dialogues(items: Sequence[Item], parts: Sequence[Part], protocol: Protocol) -> None:
     """Raise UserError if a recording of several speakers is on two sides."""
-    sides: dict[str, dict[Part, str]] = {}
-    for item, part in zip(items, parts, strict=True):
-        sides.setdefault(item.take_id, {})[part] = item.speaker
-    for take, speaker_in in sides.items():
-        if take and len(speakers := sorted({*speaker_in.values()})) > 1:
+    firsts: dict[str, int] = {}
+    for i, item in enumerate(items):
+        first = firsts.setdefault(item.take_id, i)
+        if item.take_id and parts[i] != parts[first] and item.speaker != items[first].speaker:
+            both = " and ".join(sorted({item.speaker, items[first].speaker}))
             raise UserError(
-                f"{take} has the speakers {' and '.join(speakers)}, whom split.protocol={protocol.name} puts on two "
-                "sides: cut it into a file for each, or choose --config.split.protocol=takes"
+                f"{item.take_id} has the speakers {both}, whom split.protocol={protocol.name} puts on two sides: cut "
+                "it into a file for each, or choose --config.split.protocol=takes"
             )
 
 
