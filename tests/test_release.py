@@ -41,7 +41,8 @@ def test_a_released_model_has_all_clips_and_the_numbers_of_the_cross_validation(
     check_split(records, run.data.parts, run.data.protocol).raise_errors()
     assert "numbers say nothing" in run.data.protocol.warning
     run.train(tmp_path / "everything")
-    run.evaluate(tmp_path / "everything")
+    evaluated = run.evaluate(tmp_path / "everything")
+    assert "neither validation nor test part measures" in evaluated["checkpoint"]["chosen_by"]
     release.release(tmp_path / "everything", quick.workdir, tmp_path / "voice-tiny")
 
     trained, released = load_model(tmp_path / "everything"), load_model(tmp_path / "voice-tiny")

@@ -115,7 +115,7 @@ def test_a_table_of_a_million_excerpts_is_read_in_a_minute_and_little_memory(tmp
     measured = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     print(measured)
     assert measured["clips"] == N_CLIPS
-    assert measured["read_s"] < 60  # 25 s on two cores of a Xeon
+    assert measured["read_s"] < 60  # 28 s on a slow core of an EPYC
     assert measured["peak_mb"] < 1_500
 
 
