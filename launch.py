@@ -25,7 +25,7 @@ _WORKDIRS = flags.DEFINE_list("workdirs", [], "Two runs for --mode=compare, with
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [*commands.MODES, "compare", "predict", "serve", "export", "release"],
+    [*commands.MODES, "compare", "predict", "serve", "export", "release", "films"],
     "train: prepare, train, evaluate, report; prepare: only that; evaluate: the best checkpoint of --workdir; "
     "report: write report.html again; analyse: write analysis.html, what each modality is worth to a model; "
     "inspect: write prepared.html, the prepared clips; baselines: simple classifiers on the same split; "
@@ -34,7 +34,8 @@ _MODE = flags.DEFINE_enum(
     "serve: a page in the browser for recordings and camera, judged by --model; "
     "export: write --model as one file, --output=NAME.onnx or NAME.stablehlo; "
     "release: write the model of --workdir to --output: of a training whose test part is given, or, of a "
-    "cross-validation, one that is trained on every clip with its config.",
+    "cross-validation, one that is trained on every clip with its config; "
+    "films: fit a last layer for films to --model, one of pictures, and write both to --output.",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "A file, a folder, a pattern ('talks/*.mp4'), a URL or camera:0, to predict."
@@ -42,8 +43,8 @@ _INPUT = flags.DEFINE_string(
 _MODEL = flags.DEFINE_string(
     "model",
     RELEASED_MODEL,
-    "For --mode=predict, serve and export: the name of a released model, the workdir of a finished training, or "
-    "VOICE+FACE, two that judge together (not for export).",
+    "For --mode=predict, serve, export and films: the name of a released model, the workdir of a finished training, or "
+    "VOICE+FACE, two that judge together (predict and serve only).",
 )
 _OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
 _DISTRIBUTED = flags.DEFINE_string(
@@ -75,6 +76,15 @@ def main(argv: list[str]) -> None:
                 "write"
             )
         commands.release(expanded(_WORKDIR.value, field="--workdir"), expanded(_OUTPUT.value, field="--output"))
+        return
+    if _MODE.value == "films":
+        if not _CONFIG.value or not _OUTPUT.value or _WORKDIR.value:
+            raise UserError(
+                "--mode=films needs --config=configs/films.py, --model=face-base and --output=the folder to write, and "
+                "takes no --workdir"
+            )
+        output = expanded(_OUTPUT.value, field="--output")
+        commands.films(completed(_CONFIG.value.to_dict()), model=_MODEL.value, output=output)
         return
     if not _CONFIG.value:
         raise UserError(

@@ -1,15 +1,15 @@
 """How well a package that people use today names the emotions of the clips that this project is measured on.
 
     PYTHONPATH=. python benchmarks/peers.py KIND FOLDER "TITLE OF THE CLIPS" --fer_python=PATH
-    PYTHONPATH=. python benchmarks/peers.py ravdess FOLDER "TITLE OF THE CLIPS" --voice=WORKDIR
+    PYTHONPATH=. python benchmarks/peers.py ravdess FOLDER "TITLE OF THE CLIPS" --face=MODEL --voice=WORKDIR
 
 KIND is ferplus, the test part of FER+ (majority label, eight labels), or ravdess or cremad, films of these (seven
 labels, calm counts as neutral). `--fer_python` is the Python of an environment with the package `fer`, as its page
 says: pip install fer tensorflow-cpu "moviepy<2" "setuptools<81". Its network was trained on the training part of
 FER2013, whose pictures are those of FER+ under other labels. Of a film it sees five frames a second, and the mean of
-its answers counts; a clip without a face counts as wrong. Beside it stands `face-base` on films; results/faces.csv has
-it on FER+, whose training part it was trained on. With `--voice`, a training that had none of the people of the films,
-the rows are of this voice and of the voice with `face-base`, joined as in `av-base`. It prints rows of
+its answers counts; a clip without a face counts as wrong. `--face` is `face-base` with a head for films that was fitted
+to none of the people (--mode=films); results/faces.csv has `face-base` on FER+. `--voice` is a training that heard none
+of them; with both there is also the voice with the face, joined as in `av-base`. It prints rows of
 results/peers.csv.
 """
 
@@ -33,6 +33,7 @@ from fusion_emotion.evaluate.results import surroundings
 from fusion_emotion.models.weights import load_model
 
 _FER = flags.DEFINE_string("fer_python", "", "Python of an environment with fer.")
+_FACE = flags.DEFINE_string("face", "", "A model of faces whose head for films was fitted to none of the people.")
 _VOICE = flags.DEFINE_string("voice", "", "Workdir of a voice that heard none of the people of the films.")
 _INSIGHTFACE = flags.DEFINE_string("insightface_root", "~/.insightface", "Root of InsightFace's packs.")
 _SETS = {
@@ -91,28 +92,30 @@ def of_model(name: str, paths: Sequence[str]) -> list[str]:
 System = tuple[str, str, Callable[[Sequence[str]], list[str]]]
 
 
-def systems(kind: str) -> dict[str, System]:
+def systems() -> dict[str, System]:
     """Return, for each system, what it was trained on, the flag of its command, and what gives its answers."""
-    fer, voice = "--fer_python=PYTHON", f"--voice={_VOICE.value}"
     chosen: dict[str, System] = {}
     if _FER.value:
-        chosen["fer"] = ("FER2013", fer, of_fer)
-        if kind != "ferplus":
-            chosen["face-base"] = ("FER+", fer, functools.partial(of_model, "face-base"))
+        chosen["fer"] = ("FER2013", "--fer_python=PYTHON", of_fer)
+    seen = heard = ""
+    if _FACE.value:
+        seen = f"FER+; films of other people of {load_model(_FACE.value).about['films']['trained_on']}"
+        chosen["face-base"] = (seen, f"--face={_FACE.value}", functools.partial(of_model, _FACE.value))
     if _VOICE.value:
         heard = f"other people of {load_model(_VOICE.value).about['trained_on']}"
-        both = f"{_VOICE.value}+face-base"
-        chosen["voice"] = (heard, voice, functools.partial(of_model, _VOICE.value))
-        chosen["voice + face-base"] = (f"{heard}; FER+", voice, functools.partial(of_model, both))
+        chosen["voice"] = (heard, f"--voice={_VOICE.value}", functools.partial(of_model, _VOICE.value))
+    if _FACE.value and _VOICE.value:
+        flag, both = f"--face={_FACE.value} --voice={_VOICE.value}", f"{_VOICE.value}+{_FACE.value}"
+        chosen["voice + face-base"] = (f"{heard}; {seen}", flag, functools.partial(of_model, both))
     return chosen
 
 
 def main(argv: list[str]) -> None:
     """Print a row for each system."""
     kind, folder, title = argv[1:]
-    judges = systems(kind)
+    judges = systems()
     if not judges:
-        raise SystemExit("nothing to judge by: set --fer_python or --voice")
+        raise SystemExit("nothing to judge by: set --fer_python, --face or --voice")
     corpus = catalogue.corpus(kind)
     classes = labels.parse(_SETS[kind])
     wanted = Wanted(audio_alone=False, channel="speech")

@@ -9,7 +9,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusion_emotion import config as config_
@@ -18,10 +18,8 @@ from fusion_emotion.errors import UserError
 from fusion_emotion.files import expanded
 
 if TYPE_CHECKING:
-    from fusion_emotion.corpora.protocols import Part
     from fusion_emotion.experiments.crossval import Run
     from fusion_emotion.input.data import Data
-    from fusion_emotion.input.segments import Segments
     from fusion_emotion.models.fusion import FusionNet
     from fusion_emotion.prepare.settings import Settings
     from fusion_emotion.train.plan import Plan
@@ -51,6 +49,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     check(config)
     check_owner(config, workdir)
     job = open_job(config, workdir)
+    from fusion_emotion.input import membership
     from fusion_emotion.train import devices
 
     main = devices.is_main_process()
@@ -59,7 +58,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         _guard(job.data)
         if main:
             config_.save(config, workdir)
-            _keep_clips(workdir, job.data.parts, job.data.label_names)
+            membership.keep(workdir, job.data.parts, label_names=job.data.label_names)
         train_job(job)
         _evaluate(job)
 
@@ -129,6 +128,7 @@ def baselines(config: Config, workdir: pathlib.Path) -> None:
 def crossval(config: Config, workdir: pathlib.Path) -> None:
     """Run every fold of the config's protocols with every seed, and the baselines; write the summary."""
     from fusion_emotion.experiments import crossval
+    from fusion_emotion.input import membership
 
     check(config)
     if (workdir / "checkpoints").is_dir():
@@ -142,7 +142,7 @@ def crossval(config: Config, workdir: pathlib.Path) -> None:
         for run in runs:
             check_owner(run.config, run.workdir)
             config_.save(run.config, run.workdir)
-            _keep_clips(run.workdir, run.parts, run.label_names)
+            membership.keep(run.workdir, run.parts, label_names=run.label_names)
         crossval.execute(runs, command=[sys.executable, str(_LAUNCH)], jobs=config["crossval"]["jobs"], is_done=is_done)
         _summarise(config, workdir, folder, runs)
 
@@ -179,6 +179,18 @@ def release(workdir: pathlib.Path, output: pathlib.Path) -> None:
     train(release.config_of(workdir), everything)
     release.release(everything, workdir, output)
     print(f"released: {output} (its numbers are the cross-validation's, not those above)")
+
+
+def films(config: Config, *, model: str, output: pathlib.Path) -> None:
+    """Fit a head for films to a model of pictures, print how good it is, and write the model with it."""
+    check(config)
+    from fusion_emotion.experiments import films
+    from fusion_emotion.models.weights import load_model
+    from fusion_emotion.predict.recognizer import find
+
+    folder = find(model)[0]
+    config = films.config_for(config, load_model(folder))
+    print(f"\n{films.release_head(config, prepared(config), folder, output)}\n\nreleased: {output}")
 
 
 def compare(workdirs: Sequence[pathlib.Path]) -> None:
@@ -333,7 +345,7 @@ def open_job(config: Config, workdir: pathlib.Path, *, drawn_anew: bool = False)
     folder = prepared(config)
     # JAX takes the accelerator's memory when first used: only after the detectors have ended.
     from fusion_emotion.input.data import Data
-    from fusion_emotion.input.membership import CLIPS
+    from fusion_emotion.input.membership import CLIPS, is_trained
     from fusion_emotion.models.create import create_model
     from fusion_emotion.train import devices, kept
     from fusion_emotion.train.plan import Plan
@@ -347,22 +359,9 @@ def open_job(config: Config, workdir: pathlib.Path, *, drawn_anew: bool = False)
     print(f"{devices.text()}\nworkdir    {workdir}\n{data.text(config)}")
     if not drawn_anew and (workdir / CLIPS).exists():
         print(f"clips      those of {workdir / CLIPS}")
-    elif not drawn_anew and _is_trained(workdir):
+    elif not drawn_anew and is_trained(workdir):
         print(f"clips      not listed in {workdir}, which an earlier version made: drawn from those that are there now")
     return Job(config, workdir, data, model, plan)
-
-
-def _is_trained(workdir: pathlib.Path) -> bool:
-    """True if the workdir holds a checkpoint or a model."""
-    return any((workdir / "checkpoints").glob("[0-9]*")) or (workdir / "model").exists()
-
-
-def _keep_clips(workdir: pathlib.Path, parts: "Mapping[Part, Segments]", label_names: Sequence[str]) -> None:
-    """Write the parts of a split into a workdir that keeps none, unless an earlier version trained there."""
-    from fusion_emotion.input import membership
-
-    if not (workdir / membership.CLIPS).exists() and not _is_trained(workdir):
-        membership.save(workdir, parts, label_names=label_names)
 
 
 def _guard(data: "Data") -> None:

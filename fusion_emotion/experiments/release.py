@@ -7,7 +7,6 @@ cross-validation of the same config, in which each model was tested on people th
 
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +86,7 @@ def release_tested(workdir: pathlib.Path, output: pathlib.Path) -> None:
     about["numbers"] |= {"by_this_model": True}
     about["numbers"]["protocol"] |= {"seeds": [results["seed"]]}
     about["failures"] = _failures([workdir / PREDICTIONS], results["label_names"])
-    _write(output, about, model / WEIGHTS)
+    write(output, about, (model / WEIGHTS).read_bytes())
 
 
 def release(everything: pathlib.Path, crossval: pathlib.Path, output: pathlib.Path) -> None:
@@ -125,13 +124,14 @@ def release(everything: pathlib.Path, crossval: pathlib.Path, output: pathlib.Pa
     }
     paths = sorted((crossval / name).glob(f"fold-*-seed-*/{PREDICTIONS}"))
     about["failures"] = _failures(paths, results["label_names"])
-    _write(output, about, model / WEIGHTS)
+    write(output, about, (model / WEIGHTS).read_bytes())
 
 
-def _write(output: pathlib.Path, about: Mapping[str, Any], weights: pathlib.Path) -> None:
+def write(output: pathlib.Path, about: Mapping[str, Any], weights: bytes) -> None:
+    """Write a model and its card."""
     output.mkdir(parents=True, exist_ok=True)
     with atomic(output / WEIGHTS) as partial:
-        shutil.copyfile(weights, partial)
+        partial.write_bytes(weights)
     with atomic(output / CARD) as partial:
         partial.write_text(card(output.name, about), encoding="utf-8")
     with atomic(output / ABOUT) as partial:
@@ -177,6 +177,7 @@ def card(name: str, about: Mapping[str, Any]) -> str:
         f"{about['temperature']:.2f}, fitted on validation parts."
         if numbers["ece_after_temperature"] is not None
         else "- **Calibration**: not measured.",
+        *_on_films(about.get("films")),
         "- **Not for** decisions about people. It tells how an expression was labelled, not what a person feels; "
         "on ordinary recordings expect less. In the European Union inferring emotions at work or in education is "
         "prohibited (Regulation (EU) 2024/1689, Art. 5(1)(f)).",
@@ -200,6 +201,21 @@ def card(name: str, about: Mapping[str, Any]) -> str:
         for each in about["failures"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _on_films(films: Mapping[str, Any] | None) -> list[str]:
+    """Return the lines of a head for films, none if there is none."""
+    if not films:
+        return []
+    before, after = films["before"], films["numbers"]
+    return [
+        f"- **On films** its last layer is another one, fitted to {after['clips']} clips of acted speech of "
+        f"{after['speakers']} people ({films['trained_on']}; {films['licence']}). On each of them, by a layer fitted "
+        f"to the others (protocol {after['protocol']['name']}): UAR {table.percent(after['uar'])} (with the layer of "
+        f"pictures {table.percent(before['uar'])}), right {table.percent(after['war'])} "
+        f"({table.percent(before['war'])}), mean negative log-likelihood {after['nll']:.2f} ({before['nll']:.2f}). "
+        "So few people tell little.",
+    ]
 
 
 def _of_people(numbers: Mapping[str, Any]) -> str:

@@ -34,6 +34,17 @@ def save(workdir: pathlib.Path, parts: Mapping[Part, Segments], *, label_names: 
                 out.write(json.dumps(line) + "\n")
 
 
+def keep(workdir: pathlib.Path, parts: Mapping[Part, Segments], *, label_names: Sequence[str]) -> None:
+    """Write the parts of a split into a workdir that keeps none, unless an earlier version trained there."""
+    if not (workdir / CLIPS).exists() and not is_trained(workdir):
+        save(workdir, parts, label_names=label_names)
+
+
+def is_trained(workdir: pathlib.Path) -> bool:
+    """True if the workdir holds a checkpoint or a model."""
+    return any((workdir / "checkpoints").glob("[0-9]*")) or (workdir / "model").exists()
+
+
 def clip_ids(parts: Mapping[Part, Segments]) -> set[str]:
     """Return the ids of the clips of all parts."""
     return {row.clip_id for segments in parts.values() for row in segments.rows}

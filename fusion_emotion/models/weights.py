@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from fusion_emotion.errors import UserError
 from fusion_emotion.files import atomic, expanded
@@ -25,6 +25,14 @@ FOLDER, ABOUT, WEIGHTS = "model", "model.json", "weights.safetensors"
 SECTIONS = ("model", "segment", "prepare", "augment")  # of the config, kept in model.json
 PARTS = {"audio": "audio", "video": "video", "head": "Dense_0"}  # that can be loaded alone, by their names in the tree
 _FORMAT = 1
+_FILMS = "films/"  # before the names of the head for films
+
+
+class Head(NamedTuple):
+    """A last layer: features to logits."""
+
+    kernel: Float[np.ndarray, "features classes"]
+    bias: Float[np.ndarray, "classes"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,7 @@ class LoadedModel:
     label_names: tuple[str, ...]
     config: Mapping[str, Any]  # the sections `SECTIONS`
     about: Mapping[str, Any]  # model.json: licence, commit, temperature, numbers with their protocol
+    films: Head | None = None  # of a model of pictures, in place of its own on films (`models.films`)
 
 
 def save_model(
@@ -63,7 +72,9 @@ def load_model(path: str | pathlib.Path) -> LoadedModel:
             raise UserError(f"{folder / ABOUT} was made by a newer version of this project: update it")
         config, label_names = about["config"], tuple(about["label_names"])
         net = create_model(config, n_classes=len(label_names))
-        variables = _nested(read_weights(folder))
+        flat = read_weights(folder)
+        films = _films(flat)
+        variables = _nested({name: value for name, value in flat.items() if not name.startswith(_FILMS)})
         difference = misfit(net, batch_spec(config), variables)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -73,7 +84,12 @@ def load_model(path: str | pathlib.Path) -> LoadedModel:
     if difference:
         raise UserError(f"{folder / WEIGHTS} does not fit the network of {ABOUT}: {difference}")
     return LoadedModel(
-        net=net, variables={"batch_stats": {}, **variables}, label_names=label_names, config=config, about=about
+        net=net,
+        variables={"batch_stats": {}, **variables},
+        label_names=label_names,
+        config=config,
+        about=about,
+        films=films,
     )
 
 
@@ -84,6 +100,23 @@ def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): expected the weights of a trained model") from error
+
+
+def with_films(flat: Mapping[str, np.ndarray], head: Head) -> dict[str, np.ndarray]:
+    """Return the arrays of `read_weights` with a head for films."""
+    return {**flat, **{f"{_FILMS}{name}": value.astype(np.float32) for name, value in head._asdict().items()}}
+
+
+def _films(flat: Mapping[str, np.ndarray]) -> Head | None:
+    """Return the head for films among the arrays of a model. Raises ValueError if it is not like the model's own."""
+    own = f"params/{PARTS['head']}/"
+    given = {name.removeprefix(_FILMS): value for name, value in flat.items() if name.startswith(_FILMS)}
+    if not given:
+        return None
+    wanted = {name.removeprefix(own): value for name, value in flat.items() if name.startswith(own)}
+    if difference := differences(wanted, given):
+        raise ValueError(f"the head for films: {difference}")
+    return Head(**given)
 
 
 def with_loaded_parts(

@@ -1,30 +1,29 @@
 """A model of single faces, trained on pictures, as it judges films."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
 from fusion_emotion.models.batch import Batch
+from fusion_emotion.models.films import as_of_films
 from fusion_emotion.models.weights import LoadedModel
-from fusion_emotion.predict.prediction import softmax
 from fusion_emotion.predict.windows import Model
 
 _LEAST = 1e-12  # probability
 
 
 class OnFilms(Model):
-    """A model of single faces that judges the frames of films.
-
-    log p = (log p_model - log prior) / temperature, normalised; the prior is the shares of the labels in its training.
-    Frames of films are not drawn as those pictures were, and the model is too sure of them (docs/recipe.md).
-    """
+    """A model of single faces that judges the frames of films, by another last layer (`models.films`)."""
 
     def __init__(self, loaded: LoadedModel, *, temperature: float, batch_size: int | None = None):
-        super().__init__(loaded, batch_size=batch_size)
-        self._temperature = temperature
-        shares = np.array(self.about.get("training", {}).get("label_shares") or [1.0] * len(self.label_names))
-        # A label that training never had is no likelier on films.
-        self._log_prior = np.where(shares > 0, log(shares), np.inf)
-        self.about = {**self.about, "temperature": 1.0}
+        super().__init__(as_of_films(loaded, temperature=temperature), batch_size=batch_size)
+        self.loaded, self._temperature = loaded, temperature
+        self.about: dict[str, Any] = {**self.about, "temperature": 1.0}
+        if of := self.about.get("films"):
+            licence = f"{of['licence']}; {self.about['licence']}"
+            self.about |= {"trained_on": f"{of['trained_on']}, after {self.about['trained_on']}", "licence": licence}
+            self.about["numbers"] = of["numbers"]
 
     def with_batch_size(self, batch_size: int) -> "OnFilms":
         """The same model, compiled for another number of windows."""
@@ -32,8 +31,7 @@ class OnFilms(Model):
 
     def __call__(self, examples: list[Batch]) -> Float[np.ndarray, "n classes"]:
         """The log-probabilities of examples."""
-        evidence = super().__call__(examples).astype(float) - self._log_prior
-        return log(softmax(evidence / self._temperature)).astype(np.float32)
+        return log(np.exp(super().__call__(examples).astype(float))).astype(np.float32)
 
 
 def judge_of_films(model: Model, *, temperature: float, joined: bool = False) -> Model:
