@@ -46,7 +46,9 @@ _MODEL = flags.DEFINE_string(
     "For --mode=predict, serve, export and films: the name of a released model, the workdir of a finished training, or "
     "VOICE+FACE, two that judge together (predict and serve only).",
 )
-_OUTPUT = flags.DEFINE_string("output", "", "The folder of predictions (by default predictions), or the exported file.")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "The folder of predictions (by default predictions) or of a released model, or the exported file."
+)
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed",
     "off",

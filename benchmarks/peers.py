@@ -92,14 +92,17 @@ def of_model(name: str, paths: Sequence[str]) -> list[str]:
 System = tuple[str, str, Callable[[Sequence[str]], list[str]]]
 
 
-def systems() -> dict[str, System]:
+def systems(kind: str) -> dict[str, System]:
     """Return, for each system, what it was trained on, the flag of its command, and what gives its answers."""
     chosen: dict[str, System] = {}
     if _FER.value:
         chosen["fer"] = ("FER2013", "--fer_python=PYTHON", of_fer)
     seen = heard = ""
     if _FACE.value:
-        seen = f"FER+; films of other people of {load_model(_FACE.value).about['films']['trained_on']}"
+        films = load_model(_FACE.value).about.get("films")
+        if not films or kind == "ferplus":
+            raise SystemExit("--face is a folder of --mode=films, for clips of films")
+        seen = f"FER+; films of other people of {films['trained_on']}"
         chosen["face-base"] = (seen, f"--face={_FACE.value}", functools.partial(of_model, _FACE.value))
     if _VOICE.value:
         heard = f"other people of {load_model(_VOICE.value).about['trained_on']}"
@@ -113,7 +116,7 @@ def systems() -> dict[str, System]:
 def main(argv: list[str]) -> None:
     """Print a row for each system."""
     kind, folder, title = argv[1:]
-    judges = systems()
+    judges = systems(kind)
     if not judges:
         raise SystemExit("nothing to judge by: set --fer_python, --face or --voice")
     corpus = catalogue.corpus(kind)

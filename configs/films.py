@@ -3,9 +3,9 @@
     python launch.py --config=configs/films.py --mode=films --model=face-base --output=DIR \
         --config.data.roots="('RAVDESS','CREMAD')"
 
-RAVDESS and CREMAD hold films of those corpora. DIR is the model with the layer, and a card with its numbers. Once the
-clips are prepared it takes seconds. docs/recipe.md has what to expect of the 70 clips of four people that `face-base`
-was released with.
+RAVDESS and CREMAD hold films of those corpora. DIR is the model with the layer, and a card with its numbers. Once 70
+clips are prepared it takes seconds. docs/recipe.md has what to expect of the 70 of four people that `face-base` was
+released with.
 """
 
 from ml_collections import ConfigDict

@@ -184,12 +184,12 @@ def release(workdir: pathlib.Path, output: pathlib.Path) -> None:
 def films(config: Config, *, model: str, output: pathlib.Path) -> None:
     """Fit a head for films to a model of pictures, print how good it is, and write the model with it."""
     check(config)
-    from fusion_emotion.experiments import films
-    from fusion_emotion.models.weights import load_model
+    from fusion_emotion.experiments import films, release
     from fusion_emotion.predict.recognizer import find
 
-    folder = find(model)[0]
-    config = films.config_for(config, load_model(folder))
+    folder = find(model)[-1]  # of a voice and a face the face
+    config = films.config_for(config, folder)
+    release.make_folder(output)
     print(f"\n{films.release_head(config, prepared(config), folder, output)}\n\nreleased: {output}")
 
 

@@ -1,14 +1,18 @@
 """A last layer for films, fitted to clips of people and measured on others."""
 
 import dataclasses
+import json
 import pathlib
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import predict_kit
 import tiny
+from films import OneFace, film
+from fusion_emotion import Recognizer
 from fusion_emotion.corpora.ravdess import LABEL_NAMES
 from fusion_emotion.errors import UserError
 from fusion_emotion.experiments.films import Clips, config_for, fitted, log_prob, release_head
@@ -63,7 +67,14 @@ def model(tmp_path_factory) -> pathlib.Path:
     """A model of faces with random weights, as trained on pictures."""
     shares = [0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
     about = {**predict_kit.ABOUT, "modalities": "video", "training": {"label_shares": shares, "of_pictures": True}}
-    about["numbers"] |= {"trained_on_clips": 9, "war": 0.5, "uar_interval": None, "recalls": {}, "by": {}}
+    about["numbers"] = {
+        **about["numbers"],
+        "trained_on_clips": 9,
+        "war": 0.5,
+        "uar_interval": None,
+        "recalls": {},
+        "by": {},
+    }
     about["numbers"] |= {"ece_after_temperature": None, "commit": "c0ffee"}
     about["numbers"]["protocol"] = {**predict_kit.PROTOCOL, "seeds": [0]}
     about["failures"] = []
@@ -88,7 +99,7 @@ def films(tmp_path_factory) -> pathlib.Path:
 
 def test_a_head_is_measured_on_people_it_was_not_fitted_to_and_judges_films(model, films, tmp_path, monkeypatch):
     monkeypatch.setattr("fusion_emotion.experiments.films.STRENGTH", 1e-4)  # random weights have faint features
-    config = config_for(settings(data__corpus="ravdess"), load_model(model))
+    config = config_for(settings(data__corpus="ravdess"), model)
     table = release_head(config, films, model, tmp_path / "new")
     assert [line.split()[0] for line in table.splitlines()[2:]] == ["ravdess/01", "ravdess/02", "ravdess/03", "all"]
     before, loaded = load_model(model), load_model(tmp_path / "new")
@@ -112,6 +123,20 @@ def test_a_head_is_measured_on_people_it_was_not_fitted_to_and_judges_films(mode
     expected = log_prob(known.features[7:8], loaded.films)[0]
     np.testing.assert_allclose(mean - mean[0], expected - expected[0], atol=1e-3)
 
+    # A film's notice is of its layer, a picture's of the other.
+    recognizer = Recognizer.load(tmp_path / "new")
+    recognizer._detector = OneFace()
+    grey = np.tile(np.arange(160, dtype=np.uint8)[None, :, None], (120, 1, 3))
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    of_film = recognizer(film(tmp_path / "a.mp4", seconds=1, picture=lambda time: grey))
+    assert f"On 24 clips of 3 people it had not met of that corpus the model had {about['numbers']['uar']:.1%}" in (
+        of_film.notice
+    )
+    assert of_film.model["licence"] == "CC BY-NC-SA 4.0; CC0"
+    of_picture = recognizer(tmp_path / "a.png")
+    assert "On 32 clips of 2 people" in of_picture.notice
+    assert of_picture.model["licence"] == "CC0"
+
     release_head(config, films, model, tmp_path / "again")
     assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (
         tmp_path / "new" / "weights.safetensors"
@@ -129,16 +154,24 @@ def test_the_own_head_is_over_the_shares_and_softer(model):
 
 
 def test_what_cannot_have_a_head_for_films(model, films, tmp_path):
-    loaded = load_model(model)
-    voice = dataclasses.replace(loaded, about={**loaded.about, "modalities": "audio"})
-    with pytest.raises(UserError, match=r"of single pictures .*--model"):
-        config_for(settings(), voice)
-    config = config_for(settings(data__labels="basic7"), loaded)
+    for kind in ({"model__modalities": "audio"}, {"model__modalities": "video", "model__strip_network": "face"}):
+        with pytest.raises(UserError, match=r"of single pictures, .*--model"):  # the other is of one second
+            config_for(settings(), predict_kit.model(tmp_path / "other", **kind) / "model")
+    about = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    del about["failures"]
+    (tmp_path / "model.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(UserError, match="has no card yet: first --mode=release"):
+        config_for(settings(), tmp_path)
+    config = config_for(settings(data__labels="basic7"), model)
     with pytest.raises(UserError, match=r"write the model's out in data\.labels"):
         release_head(config, films, model, tmp_path / "new")
     alone = tiny.write(tmp_path / "alone", speakers=1)
     with pytest.raises(UserError, match="name two or more"):
-        release_head(config_for(settings(), loaded), alone, model, tmp_path / "new")
+        release_head(config_for(settings(), model), alone, model, tmp_path / "new")
+    unseen = [dataclasses.replace(one, face_found=one.face_found & False) for one in tiny.records_of(speakers=2)]
+    hidden = tiny.write_corpus(tmp_path / "hidden", unseen)
+    with pytest.raises(UserError, match="no clip shows a face"):
+        release_head(config_for(settings(), model), hidden, model, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

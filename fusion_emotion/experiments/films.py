@@ -22,33 +22,46 @@ from fusion_emotion.corpora.protocols import PROTOCOLS
 from fusion_emotion.errors import UserError
 from fusion_emotion.evaluate import metrics, statistics, table
 from fusion_emotion.evaluate.answers import Answers
+from fusion_emotion.evaluate.results import surroundings
 from fusion_emotion.experiments.release import write
 from fusion_emotion.input.batches import Source, evaluation_batches
 from fusion_emotion.input.data import Data
-from fusion_emotion.models.films import own_head
-from fusion_emotion.models.weights import ABOUT, Head, LoadedModel, load_model, read_weights, with_films
+from fusion_emotion.models.films import is_of_pictures, own_head, sees_single_faces
+from fusion_emotion.models.weights import ABOUT, Head, LoadedModel, load_model, with_films
 
 STRENGTH = 1.0  # of the pull towards the head before, against the mean loss; chosen with docs/recipe.md's table
 _BATCH_SIZE = 64
 
 
-def config_for(config: Mapping[str, Any], loaded: LoadedModel) -> dict[str, Any]:
-    """Return a config of films whose frames are cropped as the model's pictures were. Raises UserError."""
-    if not loaded.about.get("training", {}).get("of_pictures", True) or loaded.about["modalities"] != "video":
-        raise UserError("--mode=films is for a model of single pictures (configs/faces.py): give its --model")
+def config_for(config: Mapping[str, Any], model: pathlib.Path) -> dict[str, Any]:
+    """Return a config of films whose frames are cropped as the model's pictures were.
+
+    Raises UserError for a model that does not judge single pictures, or is not released.
+    """
+    try:
+        about = json.loads((model / ABOUT).read_text(encoding="utf-8"))
+        of_faces, is_released = sees_single_faces(about["config"]) and is_of_pictures(about), "failures" in about
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{model / ABOUT} cannot be read ({type(error).__name__}: {error})") from error
+    if not of_faces:
+        raise UserError("--mode=films is for a model of single pictures, as of configs/faces.py: give its --model")
+    if not is_released:
+        raise UserError(
+            f"{model} has no card yet: first --mode=release --workdir=WORKDIR --output=DIR, then --model=DIR"
+        )
     wanted = completed(config)
     wanted["split"]["protocol"] = "everything"
     wanted["model"]["modalities"] = "video"
     wanted["segment"] |= {"seconds": 0.2, "hop_s": 0.2, "pad_to_s": ()}
-    wanted["prepare"] |= {name: loaded.config["prepare"][name] for name in ("face_size", "margin", "align")}
+    wanted["prepare"] |= {name: about["config"]["prepare"][name] for name in ("face_size", "margin", "align")}
     return wanted
 
 
 def release_head(config: Mapping[str, Any], records: pathlib.Path, model: pathlib.Path, output: pathlib.Path) -> str:
     """Write the model to `output` with a head for films, and return a table of how good that head is.
 
-    `config` is of `config_for`, and `records` its prepared films. Raises UserError for fewer than two speakers, or
-    other labels than the model's.
+    `config` is of `config_for`, and `records` its prepared films. Raises UserError for clips that cannot be used: no
+    face, speakers who are not named or fewer than two, other labels than the model's.
     """
     loaded = load_model(model)
     data = Data.open(config, records)
@@ -58,19 +71,20 @@ def release_head(config: Mapping[str, Any], records: pathlib.Path, model: pathli
             "write the model's out in data.labels"
         )
     source = data.source("train")
-    before = own_head(loaded, temperature=config["predict"]["film_temperature"])
     clips = Clips.of(loaded, source)
-    if len(set(clips.speakers)) < 2:
-        raise UserError("a head for films is measured on speakers that it was not fitted to: name two or more")
+    if not clips.rows:
+        raise UserError("no clip shows a face: see --mode=inspect, or choose another --config.prepare.detector")
+    if "" in clips.speakers or len(set(clips.speakers)) < 2:
+        raise UserError("a head for films is measured on speakers that it was not fitted to: name two or more, each")
+    before = own_head(loaded, temperature=config["predict"]["film_temperature"])
     rows = [source.segments.rows[clip] for clip in clips.rows]
     after = np.zeros((len(rows), len(loaded.label_names)))
     for speaker in sorted(set(clips.speakers)):
         held_out = np.array([name == speaker for name in clips.speakers])
         after[held_out] = log_prob(clips.features[held_out], fitted(clips.part(~held_out), before, strength=STRENGTH))
     systems = {"before": Answers.of(rows, log_prob(clips.features, before)), "fitted": Answers.of(rows, after)}
-    protocol = PROTOCOLS["loso"]
-    about = json.loads((model / ABOUT).read_text(encoding="utf-8"))
-    about["films"] = {
+    protocol, around = PROTOCOLS["loso"], surroundings()
+    films = {
         "trained_on": data.corpus.title,
         "licence": data.corpus.licence,
         "numbers": {
@@ -80,9 +94,14 @@ def release_head(config: Mapping[str, Any], records: pathlib.Path, model: pathli
             **_numbers(systems["fitted"]),
         },
         "before": _numbers(systems["before"]),
+        "strength": STRENGTH,
+        "film_temperature": config["predict"]["film_temperature"],
+        "detector": config["prepare"]["detector"],
+        "commit": around["commit"],
+        "date": around["date"],
     }
-    weights = with_films(read_weights(model), fitted(clips, before, strength=STRENGTH))
-    write(output, about, safetensors.numpy.save(weights))
+    about, arrays = with_films(model, fitted(clips, before, strength=STRENGTH), films)
+    write(output, about, safetensors.numpy.save(arrays))
     return _table(systems)
 
 
@@ -135,9 +154,8 @@ def fitted(clips: Clips, start: Head, *, strength: float) -> Head:
 
     Speakers weigh alike. Solved by L-BFGS from `start`; the loss is convex.
     """
-    speakers = np.array(clips.speakers)
-    weight = np.array([1 / (speakers == speaker).sum() for speaker in speakers])
-    weight = (weight / weight.sum())[:, None]
+    _, person, count = np.unique(clips.speakers, return_inverse=True, return_counts=True)
+    weight = (1 / (len(count) * count[person]))[:, None]
     target = np.eye(len(start.bias))[clips.labels]
     n_kernel = start.kernel.size
 

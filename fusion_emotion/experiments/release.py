@@ -24,6 +24,7 @@ from fusion_emotion.models.weights import ABOUT, FOLDER, WEIGHTS
 
 CARD = "README.md"
 _MOST_FAILURES = 5
+_FEW = 12  # people
 
 
 def config_of(crossval: pathlib.Path) -> dict[str, Any]:
@@ -128,14 +129,23 @@ def release(everything: pathlib.Path, crossval: pathlib.Path, output: pathlib.Pa
 
 
 def write(output: pathlib.Path, about: Mapping[str, Any], weights: bytes) -> None:
-    """Write a model and its card."""
-    output.mkdir(parents=True, exist_ok=True)
+    """Write a model and its card. Raises UserError where that cannot be."""
+    described, told = json.dumps(about, indent=1, ensure_ascii=False), card(output.name, about)
+    make_folder(output)
     with atomic(output / WEIGHTS) as partial:
         partial.write_bytes(weights)
     with atomic(output / CARD) as partial:
-        partial.write_text(card(output.name, about), encoding="utf-8")
+        partial.write_text(told, encoding="utf-8")
     with atomic(output / ABOUT) as partial:
-        partial.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(described, encoding="utf-8")
+
+
+def make_folder(output: pathlib.Path) -> None:
+    """Make the folder of a released model. Raises UserError where that cannot be."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be made ({error.strerror}): choose another folder") from error
 
 
 def _temperature(runs: Sequence[Mapping[str, Any]]) -> float:
@@ -168,7 +178,7 @@ def card(name: str, about: Mapping[str, Any]) -> str:
         f"Reads {about['modalities'].replace('+', ' and ')}; says one of {', '.join(about['label_names'])}.",
         "",
         f"- **Trained on** {about['trained_on']}, {numbers['trained_on_clips']} clips{_of_people(numbers)}.",
-        f"- **Licence** of the data, and so of the weights: {about['licence']}.",
+        f"- **Licence** of the data, and so of the weights: {about['licence']}{_licence_of(about.get('films'))}.",
         f"- **How good**, {_whom(numbers)}: UAR {table.percent(numbers['uar'])}{_interval(numbers)}, right "
         f"{table.percent(numbers['war'])}, chance {table.percent(numbers['chance_uar'])}. Protocol "
         f"{numbers['protocol']['name']} ({numbers['protocol']['meaning']}), seeds "
@@ -208,14 +218,19 @@ def _on_films(films: Mapping[str, Any] | None) -> list[str]:
     if not films:
         return []
     before, after = films["before"], films["numbers"]
+    few = " So few people tell little." if after["speakers"] < _FEW else ""
     return [
-        f"- **On films** its last layer is another one, fitted to {after['clips']} clips of acted speech of "
-        f"{after['speakers']} people ({films['trained_on']}; {films['licence']}). On each of them, by a layer fitted "
-        f"to the others (protocol {after['protocol']['name']}): UAR {table.percent(after['uar'])} (with the layer of "
-        f"pictures {table.percent(before['uar'])}), right {table.percent(after['war'])} "
-        f"({table.percent(before['war'])}), mean negative log-likelihood {after['nll']:.2f} ({before['nll']:.2f}). "
-        "So few people tell little.",
+        f"- **On films** its last layer is another one, fitted to {after['clips']} clips of {after['speakers']} people "
+        f"({films['trained_on']}). Each person was judged by a layer that was fitted to the others (protocol "
+        f"{after['protocol']['name']}): UAR {table.percent(after['uar'])}, with the layer of pictures "
+        f"{table.percent(before['uar'])}; right {table.percent(after['war'])}, {table.percent(before['war'])}; mean "
+        f"negative log-likelihood {after['nll']:.2f}, {before['nll']:.2f}; chance {table.percent(after['chance_uar'])} "
+        f"(commit {films['commit']}).{few}",
     ]
+
+
+def _licence_of(films: Mapping[str, Any] | None) -> str:
+    return f"; of the layer for films: {films['licence']}" if films else ""
 
 
 def _of_people(numbers: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def _description(loaded: LoadedModel, names: list[str]) -> dict[str, Any]:
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "face_margin": loaded.config["prepare"]["margin"],
         "faces_levelled": loaded.config["prepare"]["align"],  # turned until the eyes are level
-        **{name: value for name, value in loaded.about.items() if name != "config"},
+        **{name: value for name, value in loaded.about.items() if name not in ("config", "films")},
     }
 
 

@@ -1,12 +1,26 @@
 """A model of single pictures as it judges the frames of films: its last layer is another one."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from fusion_emotion.models.weights import PARTS, Head, LoadedModel
+from fusion_emotion.units import FRAME_RATE_HZ
 
 _NEVER = -50.0  # logit of a label that training never had
+
+
+def sees_single_faces(config: Mapping[str, Any]) -> bool:
+    """True for the config of a model that sees one frame at a time, and hears nothing."""
+    one_frame = round(config["segment"]["seconds"] * FRAME_RATE_HZ) == 1
+    return config["model"]["modalities"] == "video" and one_frame
+
+
+def is_of_pictures(about: Mapping[str, Any]) -> bool:
+    """True for a model that was trained on pictures, by its model.json; models of before are."""
+    return bool(about.get("training", {}).get("of_pictures", True))
 
 
 def as_of_films(loaded: LoadedModel, *, temperature: float) -> LoadedModel:

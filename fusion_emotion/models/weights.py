@@ -24,7 +24,7 @@ from fusion_emotion.models.fusion import FusionNet
 FOLDER, ABOUT, WEIGHTS = "model", "model.json", "weights.safetensors"
 SECTIONS = ("model", "segment", "prepare", "augment")  # of the config, kept in model.json
 PARTS = {"audio": "audio", "video": "video", "head": "Dense_0"}  # that can be loaded alone, by their names in the tree
-_FORMAT = 1
+_FORMAT, _WITH_FILMS = 1, 2  # of model.json
 _FILMS = "films/"  # before the names of the head for films
 
 
@@ -68,7 +68,7 @@ def load_model(path: str | pathlib.Path) -> LoadedModel:
     folder = model_folder(expanded(str(path), field="model.init"))
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if about["format"] > _FORMAT:
+        if about["format"] > _WITH_FILMS:
             raise UserError(f"{folder / ABOUT} was made by a newer version of this project: update it")
         config, label_names = about["config"], tuple(about["label_names"])
         net = create_model(config, n_classes=len(label_names))
@@ -102,9 +102,13 @@ def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read ({error}): expected the weights of a trained model") from error
 
 
-def with_films(flat: Mapping[str, np.ndarray], head: Head) -> dict[str, np.ndarray]:
-    """Return the arrays of `read_weights` with a head for films."""
-    return {**flat, **{f"{_FILMS}{name}": value.astype(np.float32) for name, value in head._asdict().items()}}
+def with_films(
+    folder: pathlib.Path, head: Head, films: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return model.json and the arrays of a model with a head for films, which `films` describes."""
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    arrays = {f"{_FILMS}{name}": value.astype(np.float32) for name, value in head._asdict().items()}
+    return {**about, "format": _WITH_FILMS, "films": films}, {**read_weights(folder), **arrays}
 
 
 def _films(flat: Mapping[str, np.ndarray]) -> Head | None:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fusion_emotion.models.batch import Batch
-from fusion_emotion.models.films import as_of_films
+from fusion_emotion.models.films import as_of_films, is_of_pictures, sees_single_faces
 from fusion_emotion.models.weights import LoadedModel
 from fusion_emotion.predict.windows import Model
 
@@ -40,8 +40,8 @@ def judge_of_films(model: Model, *, temperature: float, joined: bool = False) ->
     One that was trained on films keeps its own temperature, and is over the shares of its labels only if it is `joined`
     to a voice, which has them too.
     """
-    of_pictures = model.about.get("training", {}).get("of_pictures", True)  # models of before are
-    if not model.sees or model.hears or model.n_frames != 1 or not (of_pictures or joined):
+    of_pictures = is_of_pictures(model.about)
+    if not sees_single_faces(model.loaded.config) or not (of_pictures or joined):
         return model
     return OnFilms(model.loaded, temperature=temperature if of_pictures else float(model.about["temperature"]))
 

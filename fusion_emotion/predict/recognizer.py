@@ -47,7 +47,7 @@ class Recognizer:
         films = {"temperature": settings["film_temperature"], "joined": len(models) == 2}
         on_films = [judge_of_films(model, **films) for model in models]
         self._of_pictures, self._model = (_together(each, settings["face_weight"]) for each in (models, on_films))
-        self.label_names, self.about = self._model.label_names, self._of_pictures.about
+        self.label_names, self.about = self._model.label_names, self._model.about
         self.settings = dict(settings)
         self._run = run
         contents = [(folder / name).read_bytes() for folder in folders for name in (ABOUT, WEIGHTS)]
@@ -208,7 +208,7 @@ class Recognizer:
         people = [main]
         if self.settings["people"] == "all":
             people += [timeline.person(number, main=False, **shape) for number in timeline.others()]
-        warnings = [*reader.lacks, *told, *warnings_of(timeline, main, self.about.get("training", {}))]
+        warnings = [*reader.lacks, *told, *warnings_of(timeline, main, judge.about.get("training", {}))]
         if others := timeline.others():
             given = "voice was given to" if timeline.has_voice else "label is of"
             warnings.append(
@@ -220,7 +220,7 @@ class Recognizer:
             people=tuple(people),
             n_steps=timeline.n_steps,
             about=reader.about,
-            model={**described(self.about), "sha256": self._digest},
+            model={**described(judge.about), "sha256": self._digest},
             settings={
                 **self.settings,
                 "temperature": shape["temperature"],
@@ -228,7 +228,7 @@ class Recognizer:
                 "heard_s": self._model.n_heard * STEP_S,
             },
             warnings=tuple(warnings),
-            notice=notice(self.about),
+            notice=notice(judge.about),
         )
 
     @functools.cached_property
