@@ -73,7 +73,8 @@ def n_parameters(config: Config) -> int:
 
 
 def test_every_config_builds_with_its_number_of_parameters() -> None:
-    names = [path.stem for path in (ROOT / "configs").glob("[!_]*.py")]
+    # configs/films.py names clips alone: the network is that of --model.
+    names = [path.stem for path in (ROOT / "configs").glob("[!_]*.py") if path.stem != "films"]
     configs = {name: importlib.import_module(f"configs.{name}").get_config().to_dict() for name in names}
     sizes = {name: n_parameters(config) for name, config in configs.items()}
     # The original's: faces of 50 px, three LSTMs

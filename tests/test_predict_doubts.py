@@ -64,7 +64,7 @@ def test_recordings_unlike_the_training(workdir, tmp_path):
     path = film(tmp_path / "a.mp4")
 
     def unlike(**training: object) -> list[str]:
-        told.about = {**told.about, "training": training}
+        told._model.about = {**told.about, "training": training}
         return [warning for warning in told(path).warnings if warning.startswith("unlike the training")]
 
     assert unlike() == unlike(loudness_dbfs=None, face_px=None) == []
@@ -72,7 +72,7 @@ def test_recordings_unlike_the_training(workdir, tmp_path):
     quiet, small = unlike(loudness_dbfs=[-40, -25], face_px=[120, 200])
     assert "-40 to -25 dBFS, this one of -13" in quiet
     assert "120 to 200 px, this one of 53" in small
-    del told.about["training"]
+    del told._model.about["training"]
     assert told(path).n_steps == 5
 
 
