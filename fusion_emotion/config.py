@@ -225,9 +225,7 @@ FIELDS: dict[str, Field] = {
     "predict.people": Field("main", one_of("main", "all")),  # whose rows are written
     "predict.smoothing_s": Field(0.4, between(0, 60, unit=" s")),  # width (standard deviation) in time, s; 0: off
     "predict.uncertain_below": Field(0.4, _PROBABILITY),  # confidence under which the label is "uncertain"
-    "predict.film_temperature": Field(
-        2.0, between(0, 100, "(]")
-    ),  # of a model of single faces without a head for films
+    "predict.film_temperature": Field(2.0, between(0, 100, "(]")),  # of a model of faces without a head for films
     "predict.face_weight": Field(0.4, between(0, 100)),  # of the face beside the voice, of two models together
     "predict.detector": Field("", one_of("", "insightface", "centerface")),  # "": that of the model's training
     "predict.formats": Field(("csv", "json", "html"), several(one_of(*FORMATS), once=True)),
