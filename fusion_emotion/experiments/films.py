@@ -120,9 +120,7 @@ class Clips:
 
         @jax.jit
         def features_of(batch: Mapping[str, Any]) -> Any:
-            return loaded.net.apply(
-                loaded.variables, batch, method=lambda net, batch: net.video(batch, train=False), mutable=False
-            )
+            return loaded.net.apply(loaded.variables, batch, method=lambda net, batch: net.video(batch, train=False))
 
         rows = source.segments.rows
         total, count = np.zeros((len(rows), loaded.config["model"]["features"])), np.zeros(len(rows))

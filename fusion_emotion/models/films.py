@@ -24,24 +24,19 @@ def is_of_pictures(about: Mapping[str, Any]) -> bool:
 
 
 def as_of_films(loaded: LoadedModel, *, temperature: float) -> LoadedModel:
-    """Return the model with its head for films in place of the one for pictures."""
-    head = film_head(loaded, temperature=temperature)
+    """Return the model with its head for films in place of the one for pictures: the fitted one, or else `own_head`."""
+    head = loaded.films or own_head(loaded, temperature=temperature)
     layer = {"kernel": head.kernel.astype(np.float32), "bias": head.bias.astype(np.float32)}
     params = {**loaded.variables["params"], PARTS["head"]: layer}
     return dataclasses.replace(loaded, variables={**loaded.variables, "params": params})
 
 
-def film_head(loaded: LoadedModel, *, temperature: float) -> Head:
-    """Return the head that was fitted to films, or else that of pictures, less sure.
+def own_head(loaded: LoadedModel, *, temperature: float) -> Head:
+    """Return the head of pictures, less sure.
 
     log p = (log p_model - log prior) / temperature, normalised; the prior is the shares of the labels in its training.
     Frames of films are not drawn as those pictures were, and the model is too sure of them (docs/recipe.md).
     """
-    return loaded.films or own_head(loaded, temperature=temperature)
-
-
-def own_head(loaded: LoadedModel, *, temperature: float) -> Head:
-    """Return the head of pictures over the shares of its labels, divided by a temperature."""
     own = loaded.variables["params"][PARTS["head"]]
     shares = np.array(loaded.about.get("training", {}).get("label_shares") or [1.0] * len(loaded.label_names))
     evidence = np.asarray(own["bias"], float) - np.log(np.where(shares > 0, shares, 1.0))
